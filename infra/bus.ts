@@ -1,0 +1,45 @@
+/**
+ * The bus: subjects, queue groups and replies as NATS has them. Implementations: `memory-bus` (tests, one process) and
+ * `nats-bus`. One contract suite, `test/infra/bus.contract.ts`, holds both to this page.
+ */
+export interface BusMessage {
+  readonly subject: string;
+  /** Valid only until the handler returns: it may be a view of the socket's buffer. Copy what you keep. */
+  readonly payload: Uint8Array;
+  readonly reply: string | undefined;
+  /** Set on the empty message that comes back on `reply` at once when nobody listens on the published subject. */
+  readonly noResponders: boolean;
+}
+
+export type BusHandler = (message: BusMessage) => void;
+
+export interface Subscription {
+  unsubscribe(): void;
+}
+
+export type BusStatus = "connected" | "disconnected" | "closed";
+
+export interface Bus {
+  /** Largest payload in bytes that `publish` takes. */
+  readonly maxPayload: number;
+
+  /**
+   * Sends at most once, in order per publisher. Takes over `payload`: the caller must not write to it afterwards.
+   * Throws RallyError `payload-too-large` above `maxPayload`, `closed` after `close`.
+   */
+  publish(subject: string, payload: Uint8Array, reply?: string): void;
+
+  /** Handlers run in arrival order. Within a `queue`, one member gets each message. `*` and `>` are wildcards. */
+  subscribe(subject: string, handler: BusHandler, options?: { readonly queue?: string }): Subscription;
+
+  /** One answer, its payload copied. RallyError `no-responders` at once when nobody listens, `timeout` after `timeoutMs`. */
+  request(subject: string, payload: Uint8Array, timeoutMs: number): Promise<BusMessage>;
+
+  onStatus(listener: (status: BusStatus) => void): Subscription;
+
+  /** Resolves when the server has seen everything published and subscribed so far. */
+  flush(): Promise<void>;
+
+  /** Sends what is waiting, then closes. Safe to call twice. */
+  close(): Promise<void>;
+}
