@@ -17,6 +17,14 @@ export interface Subscription {
   unsubscribe(): void;
 }
 
+export interface PublishOptions {
+  /**
+   * At most one subscriber gets this, and it is one of ours: between processes of one host a large payload may then go
+   * through shared memory, with the message as the doorbell.
+   */
+  readonly single?: boolean;
+}
+
 export type BusStatus = "connected" | "disconnected" | "closed";
 
 export interface Bus {
@@ -27,7 +35,7 @@ export interface Bus {
    * Sends at most once, in order per publisher. Takes over `payload`: the caller must not write to it afterwards.
    * Throws RallyError `payload-too-large` above `maxPayload`, `closed` after `close`.
    */
-  publish(subject: string, payload: Uint8Array, reply?: string): void;
+  publish(subject: string, payload: Uint8Array, reply?: string, options?: PublishOptions): void;
 
   /** Handlers run in arrival order. Within a `queue`, one member gets each message. `*` and `>` are wildcards. */
   subscribe(subject: string, handler: BusHandler, options?: { readonly queue?: string }): Subscription;

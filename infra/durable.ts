@@ -9,6 +9,8 @@ export interface Durable {
   queue(options: QueueOptions): Promise<WorkQueue>;
   log(options: LogOptions): Promise<DurableLog>;
   keyValue(bucket: string): Promise<KeyValue>;
+  /** Removes one of these and all it holds; nothing happens if there is none. Whoever still has it open loses it. */
+  remove(kind: "queue" | "log" | "keyValue", name: string): Promise<void>;
 }
 
 export interface QueueOptions {
@@ -37,7 +39,10 @@ export interface Job {
   readonly delivery: number;
   /** "Still working": starts the ack wait anew. */
   working(): void;
-  /** Takes the job off the queue; resolves when the server has confirmed it. */
+  /**
+   * Takes the job off the queue; resolves when the server has confirmed it. A server killed within a second after that may
+   * have forgotten it and deliver the job again.
+   */
   done(): Promise<void>;
   /** Gives the job back, to be delivered again after `delayMs`. */
   release(delayMs?: number): void;

@@ -9,19 +9,22 @@ export interface SessionTensor {
   readonly dims: readonly number[];
 }
 
+export type SessionTensors = Readonly<Record<string, SessionTensor>>;
+
 export interface Session {
   /** A tensor over `data`, not a copy: what `run` writes is seen there. Cheap enough for each pass, better kept. */
   tensor(data: TensorData, dims: readonly number[]): SessionTensor;
   /**
-   * Reads `feeds`, writes `fetches` in place. A feed and a fetch may be the same memory where the graph updates in place
-   * (KV). RallyError `session-failed` with the runtime's text.
+   * Reads `feeds`, writes `fetches` in place. Feeds are never written: a graph that should update memory in place (KV) gets
+   * it as a feed and its owner writes the update. RallyError `session-failed` with the runtime's text.
    */
-  run(feeds: Readonly<Record<string, SessionTensor>>, fetches: Readonly<Record<string, SessionTensor>>): Promise<void>;
-  release(): Promise<void>;
+  run(feeds: SessionTensors, fetches: SessionTensors): void;
+  /** RallyError `closed` for every later run. */
+  release(): void;
 }
 
 export interface SessionOptions {
   readonly numThreads: number;
 }
 
-export type OpenSession = (graphFile: string, options: SessionOptions) => Promise<Session>;
+export type OpenSession = (graphFile: string, options: SessionOptions) => Session;

@@ -1,0 +1,66 @@
+import type { Subscription } from "./bus.ts";
+import { DUPLICATE_WINDOW_MS } from "./durable-limits.ts";
+import type { DurableLog, LogEntry, LogOptions } from "./durable.ts";
+import { RallyError } from "./errors.ts";
+import { nanos, type JetStream } from "./nats-jetstream.ts";
+import { OrderedFollower, readOrdered } from "./nats-ordered.ts";
+import { checkSubject, matchesSubject } from "./subject.ts";
+
+/** A JetStream stream whose every subject is a log of its own. */
+export class NatsLog implements DurableLog {
+  readonly #jetStream: JetStream;
+  readonly #options: LogOptions;
+
+  private constructor(jetStream: JetStream, options: LogOptions) {
+    this.#jetStream = jetStream;
+    this.#options = options;
+  }
+
+  static async open(jetStream: JetStream, options: LogOptions): Promise<NatsLog> {
+    await jetStream.ensureStream({
+      name: options.name,
+      subjects: [options.subjects],
+      retention: "limits",
+      // Full means refused: dropping the oldest would cut the beginning off a log that somebody reads.
+      discard: "new",
+      max_age: nanos(options.maxAgeMs),
+      max_bytes: options.maxBytes,
+      duplicate_window: nanos(Math.min(DUPLICATE_WINDOW_MS, options.maxAgeMs)),
+    });
+    return new NatsLog(jetStream, options);
+  }
+
+  async append(
+    subject: string,
+    payload: Uint8Array,
+    { id, expectedLastSeq }: { readonly id: string; readonly expectedLastSeq: number },
+  ): Promise<{ readonly seq: number; readonly duplicate: boolean }> {
+    this.#check(subject);
+    return await this.#jetStream.publish(subject, payload, [
+      ["Nats-Msg-Id", id],
+      ["Nats-Expected-Last-Subject-Sequence", String(expectedLastSeq)],
+    ]);
+  }
+
+  async read(subject: string): Promise<LogEntry[]> {
+    this.#check(subject);
+    return await readOrdered(this.#jetStream, { stream: this.#options.name, subject, from: "first" });
+  }
+
+  async follow(subject: string, handler: (entry: LogEntry) => void): Promise<Subscription> {
+    this.#check(subject);
+    const options = { stream: this.#options.name, subject, from: "first" } as const;
+    return await OrderedFollower.open(this.#jetStream, options, ({ seq, payload }) => handler({ seq, payload }));
+  }
+
+  async purge(subject: string): Promise<void> {
+    this.#check(subject);
+    await this.#jetStream.call(`STREAM.PURGE.${this.#options.name}`, { filter: subject });
+  }
+
+  #check(subject: string): void {
+    checkSubject(subject);
+    if (matchesSubject(this.#options.subjects, subject)) return;
+    throw new RallyError("store-unavailable", `no log takes ${subject}`, { subject });
+  }
+}

@@ -1,0 +1,190 @@
+import type { Subscription } from "./bus.ts";
+import type { Job, QueueOptions, WorkQueue } from "./durable.ts";
+import { RallyError } from "./errors.ts";
+import { nanos, numberIn, parseDelivery, type JetStream } from "./nats-jetstream.ts";
+import type { NatsMessage } from "./nats-link.ts";
+import { QueueSweep } from "./nats-queue-sweep.ts";
+import { newInbox } from "./nats-requests.ts";
+
+/** All workers share this consumer. */
+const CONSUMER = "workers";
+/** JetStream counts headers as part of a message: room for an id. */
+const HEADER_BYTES = 512;
+/** The server ends a pull; this much later we do, should its word be lost. */
+const GRACE_MS = 1000;
+const NO_WAIT_MS = 2000;
+const DONE_RETRY_MS = 200;
+
+/** A JetStream work-queue stream with one durable pull consumer. */
+export class NatsQueue implements WorkQueue {
+  readonly #jetStream: JetStream;
+  readonly #options: QueueOptions;
+  /** By whoever pulls. */
+  #sweep: QueueSweep | undefined;
+
+  private constructor(jetStream: JetStream, options: QueueOptions) {
+    this.#jetStream = jetStream;
+    this.#options = options;
+  }
+
+  static async open(jetStream: JetStream, options: QueueOptions): Promise<NatsQueue> {
+    const { name, subject, maxJobs, maxJobBytes, ackWaitMs } = options;
+    await jetStream.ensureStream({
+      name,
+      subjects: [subject],
+      retention: "workqueue",
+      discard: "new",
+      max_msgs: maxJobs,
+      max_msg_size: maxJobBytes + HEADER_BYTES,
+    });
+    await jetStream.call(`CONSUMER.DURABLE.CREATE.${name}.${CONSUMER}`, {
+      stream_name: name,
+      config: {
+        durable_name: CONSUMER,
+        deliver_policy: "all",
+        ack_policy: "explicit",
+        ack_wait: nanos(ackWaitMs),
+        max_ack_pending: maxJobs,
+        max_deliver: -1,
+      },
+    });
+    return new NatsQueue(jetStream, options);
+  }
+
+  async put(id: string, payload: Uint8Array): Promise<void> {
+    const { maxJobBytes, name, subject } = this.#options;
+    if (payload.length > maxJobBytes) {
+      throw new RallyError("payload-too-large", `job of ${payload.length} bytes, limit ${maxJobBytes}`, {
+        field: "job",
+        found: payload.length,
+        limit: maxJobBytes,
+      });
+    }
+    await this.#jetStream.publish(subject, payload, [
+      ["Nats-Msg-Id", id],
+      ["Nats-Expected-Stream", name],
+    ]);
+  }
+
+  async pull(max: number, waitMs: number): Promise<Job[]> {
+    if (this.#sweep === undefined) {
+      this.#sweep = new QueueSweep(this.#jetStream, this.#options.name, CONSUMER);
+      this.#sweep.start();
+    }
+    const deadline = performance.now() + waitMs;
+    for (;;) {
+      const ready = await this.#fetch(max, 0);
+      if (ready.length > 0) return ready;
+      // One at a time while waiting: a larger batch would stay open at the server after its first job.
+      const left = deadline - performance.now();
+      if (left <= 0) return [];
+      if (!(await this.#connectedWithin(left))) return [];
+      const waited = await this.#fetch(1, deadline - performance.now());
+      if (waited.length > 0) return waited;
+      if (this.#jetStream.link.connected && performance.now() >= deadline) return [];
+    }
+  }
+
+  async depth(): Promise<number> {
+    const info = await this.#jetStream.call(`CONSUMER.INFO.${this.#options.name}.${CONSUMER}`);
+    return numberIn(info, "num_pending") + numberIn(info, "num_ack_pending");
+  }
+
+  /** One pull request; without `waitMs` only what is there now. */
+  async #fetch(batch: number, waitMs: number): Promise<Job[]> {
+    const { link } = this.#jetStream;
+    if (!link.connected) return [];
+    const jobs: Job[] = [];
+    // Jobs keep the subject they were put on, so each pull needs a subscription of its own to know them by.
+    const inbox = newInbox();
+    let open = true;
+    let subscriptions: Subscription[] = [];
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, waitMs > 0 ? waitMs + GRACE_MS : NO_WAIT_MS);
+      const finish = (): void => {
+        clearTimeout(timer);
+        open = false;
+        resolve();
+      };
+      const receive = (message: NatsMessage): void => {
+        const job = this.#jobOf(message);
+        if (job === undefined) {
+          // No jobs (404), pull expired (408), consumer changed (409), no responders (503); 100 is a heartbeat.
+          if (message.status !== 100) finish();
+        } else if (open) {
+          jobs.push(job);
+          if (jobs.length === batch) finish();
+        } else {
+          job.release();
+        }
+      };
+      // The server forgets a pull with its connection.
+      subscriptions = [link.subscribe(inbox, receive), link.onStatus(finish)];
+      const request = waitMs > 0 ? { batch, expires: nanos(Math.max(1, waitMs)) } : { batch, no_wait: true };
+      const subject = `$JS.API.CONSUMER.MSG.NEXT.${this.#options.name}.${CONSUMER}`;
+      link.publish(subject, Buffer.from(JSON.stringify(request)), inbox);
+    });
+    for (const subscription of subscriptions) subscription.unsubscribe();
+    return jobs;
+  }
+
+  #jobOf({ payload, reply }: NatsMessage): Job | undefined {
+    const delivery = parseDelivery(reply);
+    if (delivery === undefined || reply === undefined) return undefined;
+    return new NatsJob(this.#jetStream, reply, new Uint8Array(payload), delivery.deliveries, this.#options);
+  }
+
+  async #connectedWithin(ms: number): Promise<boolean> {
+    const { link } = this.#jetStream;
+    if (link.connected) return true;
+    return await new Promise<boolean>((resolve) => {
+      const settle = (connected: boolean): void => {
+        clearTimeout(timer);
+        status.unsubscribe();
+        resolve(connected);
+      };
+      const timer = setTimeout(() => settle(false), ms);
+      const status = link.onStatus((now) => settle(now === "connected"));
+    });
+  }
+}
+
+class NatsJob implements Job {
+  readonly payload: Uint8Array;
+  readonly delivery: number;
+  readonly #jetStream: JetStream;
+  readonly #reply: string;
+  readonly #options: QueueOptions;
+
+  constructor(jetStream: JetStream, reply: string, payload: Uint8Array, delivery: number, options: QueueOptions) {
+    this.#jetStream = jetStream;
+    this.#reply = reply;
+    this.payload = payload;
+    this.delivery = delivery;
+    this.#options = options;
+  }
+
+  working(): void {
+    this.#jetStream.link.publish(this.#reply, Buffer.from("+WPI"));
+  }
+
+  release(delayMs = 0): void {
+    const word = delayMs > 0 ? `-NAK ${JSON.stringify({ delay: nanos(delayMs) })}` : "-NAK";
+    this.#jetStream.link.publish(this.#reply, Buffer.from(word));
+  }
+
+  /** Repeated over an outage for as long as the job cannot have been given to another worker. */
+  async done(): Promise<void> {
+    const deadline = performance.now() + this.#options.ackWaitMs;
+    for (;;) {
+      try {
+        await this.#jetStream.acknowledge(this.#reply);
+        return;
+      } catch (error) {
+        const { code } = RallyError.from(error);
+        if (code === "closed" || performance.now() + DONE_RETRY_MS > deadline) throw error;
+        await new Promise<void>((resolve) => setTimeout(resolve, DONE_RETRY_MS));
+      }
+    }
+  }
+}

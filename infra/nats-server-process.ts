@@ -1,0 +1,201 @@
+import { spawn, type ChildProcess } from "node:child_process";
+import { closeSync, openSync } from "node:fs";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import net from "node:net";
+import os from "node:os";
+import path from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
+import { RallyError } from "./errors.ts";
+
+export interface LaunchOptions {
+  /** Keeps JetStream's files, the configuration and the log. Without it: a temporary folder, removed by `stop`. */
+  readonly storeDir?: string;
+  /** A free one if not given. */
+  readonly port?: number;
+  readonly maxPayload?: number;
+  /** Limit of JetStream's files; without it, three quarters of the free disk. */
+  readonly maxStoreBytes?: number;
+  /** A large store takes a while to be read. */
+  readonly startTimeoutMs?: number;
+}
+
+export interface RunningNatsServer {
+  readonly url: string;
+  readonly port: number;
+  readonly pid: number;
+  readonly version: string;
+  readonly source: string;
+  readonly maxPayload: number;
+  readonly storeDir: string;
+  readonly logFile: string;
+  /** Resolves when the server has ended, asked to or not. */
+  readonly exited: Promise<void>;
+  /** SIGTERM, then SIGKILL after a while; removes temporary files. Safe to call twice. */
+  stop(): Promise<void>;
+}
+
+/** Large enough for a few hundred rows of a large model; NATS advises against more. */
+const MAX_PAYLOAD = 8 * 1024 * 1024;
+const START_TIMEOUT_MS = 20_000;
+const STOP_TIMEOUT_MS = 5000;
+
+/**
+ * Runs `$1 -c $2`, tells its pid on fd 3, and ends it when fd 3 closes: the kernel closes the parent's end even if the parent
+ * was killed. Then removes the folder `$3`, if any.
+ */
+const KEEPER = `
+"$1" -c "$2" 3<&- &
+server=$!
+echo $server >&3
+(
+  read -r _ <&3
+  trap '' TERM
+  kill -TERM $server
+  tries=0
+  while kill -0 $server && [ $tries -lt 50 ]; do sleep 0.1; tries=$((tries + 1)); done
+  kill -KILL $server
+  if [ -n "$3" ]; then rm -rf "$3"; fi
+) 2>/dev/null &
+keeper=$!
+wait $server
+status=$?
+kill $keeper 2>/dev/null
+exit $status
+`;
+
+export async function launchNatsServer(
+  binary: { readonly path: string; readonly version: string; readonly source: string },
+  options: LaunchOptions,
+): Promise<RunningNatsServer> {
+  const temporary = options.storeDir === undefined;
+  const storeDir = options.storeDir ?? (await mkdtemp(path.join(os.tmpdir(), "rally-nats-")));
+  await mkdir(storeDir, { recursive: true });
+  const maxPayload = options.maxPayload ?? MAX_PAYLOAD;
+  const configFile = path.join(storeDir, "nats-server.conf");
+  const logFile = path.join(storeDir, "nats-server.log");
+  await writeFile(configFile, configuration(storeDir, maxPayload, options));
+
+  const log = openSync(logFile, "a");
+  const child = spawn("/bin/sh", ["-c", KEEPER, "rally-nats", binary.path, configFile, temporary ? storeDir : ""], {
+    // A group of its own: Ctrl-C in the terminal is for us, and the actors need the server while they drain.
+    detached: true,
+    // Megabytes of activations pass through a small heap: at Go's default it is collected all the time.
+    env: { GOGC: "400", ...process.env },
+    stdio: ["ignore", log, log, "pipe"],
+  });
+  closeSync(log);
+  const exited = new Promise<void>((resolve) => child.once("exit", () => resolve()).once("error", () => resolve()));
+  let ended = false;
+  void exited.then(() => (ended = true));
+
+  const removeFiles = async (): Promise<void> => {
+    if (temporary) await rm(storeDir, { recursive: true, force: true });
+  };
+  try {
+    const pid = await readPid(child);
+    const stop = async (): Promise<void> => {
+      if (!ended) signal(pid, "SIGTERM");
+      await Promise.race([exited, sleep(STOP_TIMEOUT_MS, undefined, { ref: false })]);
+      if (!ended) signal(pid, "SIGKILL");
+      await exited;
+      await removeFiles();
+    };
+    try {
+      const timeoutMs = options.startTimeoutMs ?? START_TIMEOUT_MS;
+      const portsFile = path.join(storeDir, `${path.basename(binary.path)}_${pid}.ports`);
+      const port = await untilReady(portsFile, timeoutMs, () => ended);
+      child.unref();
+      return {
+        url: `nats://127.0.0.1:${port}`,
+        port,
+        pid,
+        version: binary.version,
+        source: binary.source,
+        maxPayload,
+        storeDir,
+        logFile,
+        exited,
+        stop,
+      };
+    } catch (error) {
+      const lines = await lastLines(logFile);
+      await stop();
+      throw new RallyError(
+        "server-unavailable",
+        `${binary.path} did not start: ${error instanceof Error ? error.message : String(error)}. Its last words:\n${lines}`,
+        { path: binary.path, logFile },
+      );
+    }
+  } catch (error) {
+    await removeFiles();
+    throw RallyError.from(error, "server-unavailable");
+  }
+}
+
+function configuration(storeDir: string, maxPayload: number, options: LaunchOptions): string {
+  const jetstream = [`store_dir: ${JSON.stringify(storeDir)}`];
+  if (options.maxStoreBytes !== undefined) jetstream.push(`max_file_store: ${options.maxStoreBytes}`);
+  return [
+    `listen: "127.0.0.1:${options.port ?? -1}"`,
+    `ports_file_dir: ${JSON.stringify(storeDir)}`,
+    `max_payload: ${maxPayload}`,
+    `jetstream { ${jetstream.join(", ")} }`,
+    "",
+  ].join("\n");
+}
+
+async function readPid(child: ChildProcess): Promise<number> {
+  const pipe = child.stdio[3];
+  return await new Promise<number>((resolve, reject) => {
+    child.once("error", reject);
+    child.once("exit", () => reject(new Error("/bin/sh ended at once")));
+    if (!(pipe instanceof net.Socket)) return;
+    pipe.on("error", () => {});
+    pipe.once("data", (data) => {
+      pipe.unref();
+      resolve(Number(data.toString()));
+    });
+  });
+}
+
+/** The port, once a client is greeted on it. */
+async function untilReady(portsFile: string, timeoutMs: number, ended: () => boolean): Promise<number> {
+  const deadline = performance.now() + timeoutMs;
+  let last = "it opened no port";
+  while (performance.now() < deadline) {
+    if (ended()) throw new Error("it ended");
+    try {
+      const port = Number(/127\.0\.0\.1:(\d+)/.exec(await readFile(portsFile, "utf8"))?.[1]);
+      if (port > 0 && (await greeting(port)).startsWith("INFO ")) return port;
+    } catch (error) {
+      if (error instanceof Error && !("code" in error && error.code === "ENOENT")) last = error.message;
+    }
+    await sleep(10);
+  }
+  throw new Error(`not ready within ${timeoutMs / 1000} s (${last})`);
+}
+
+async function greeting(port: number): Promise<string> {
+  return await new Promise<string>((resolve, reject) => {
+    const socket = net.connect({ host: "127.0.0.1", port, timeout: 1000 });
+    socket.once("data", (data) => {
+      socket.destroy();
+      resolve(data.toString("latin1"));
+    });
+    socket.once("error", reject);
+    socket.once("timeout", () => socket.destroy(new Error("no greeting within 1 s")));
+  });
+}
+
+async function lastLines(file: string): Promise<string> {
+  const text = await readFile(file, "utf8").catch(() => "");
+  return text.trimEnd().split("\n").slice(-12).join("\n");
+}
+
+function signal(pid: number, name: NodeJS.Signals): void {
+  try {
+    process.kill(pid, name);
+  } catch {
+    // It has ended in the meantime.
+  }
+}

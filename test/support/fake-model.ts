@@ -1,0 +1,194 @@
+import type { ModelConfig } from "../../models/config.ts";
+import type { KvCache } from "../../models/kv-cache.ts";
+import type { AttentionStages, FfnBatch, FfnShard, Pass, PassRequest, ShardSpec } from "../../models/stages.ts";
+
+/** A model small enough to follow by hand: each token is a hash of all tokens before it, made through the KV cache. */
+export const fakeConfig: ModelConfig = {
+  family: "step3",
+  hiddenSize: 4,
+  numLayers: 3,
+  vocabSize: 97,
+  contextLength: 192,
+  rmsNormEps: 1e-5,
+  numHeads: 1,
+  headDim: 2,
+  shareQDim: 4,
+  ropeTheta: 10_000,
+  layerKinds: ["dense", "moe", "dense"],
+  numExperts: 4,
+  topK: 2,
+  expertDim: 4,
+  sharedExpertDim: 4,
+  denseDim: 4,
+  bosTokenId: 0,
+  eosTokenIds: [1],
+};
+
+/** Everything is an integer below this prime, or a quarter of one, so that f32 sums are exact in any order. */
+const PRIME = 65_521;
+
+interface FakePass extends Pass {
+  readonly request: PassRequest;
+}
+
+/**
+ * Reads and writes the KV cache as the real thing does, so that a wrong slot, position, chunk or stale view changes the tokens.
+ * Buffers are reused from pass to pass of a cache, and the logits from call to call.
+ */
+export class FakeStages implements AttentionStages {
+  readonly config: ModelConfig;
+  /** Rows of every pass, in order. */
+  readonly passes: { readonly numSequences: number; readonly chunk: number }[] = [];
+  readonly attended: { readonly layer: number; readonly numTokens: number }[] = [];
+  released = false;
+  /** Awaited within each attend; tests may hold or break it. */
+  gate: (layer: number, pass: Pass) => Promise<void> | void = () => undefined;
+  headGate: () => Promise<void> | void = () => undefined;
+  /** May change the logits [numRows, vocabSize] before they are given out. */
+  spoil: (logits: Float32Array, numRows: number) => void = () => undefined;
+  readonly #buffers = new Map<KvCache, Float32Array[]>();
+  #logits = new Float32Array(0);
+
+  constructor(config: ModelConfig = fakeConfig) {
+    this.config = config;
+  }
+
+  plan(request: PassRequest): FakePass {
+    const { hiddenSize, topK } = this.config;
+    const numTokens = request.numSequences * request.chunk;
+    if (request.tokenIds.length !== numTokens || request.pasts.length !== request.numSequences) {
+      throw new Error("a pass has an id per row and a past per sequence");
+    }
+    if (request.firstSlot + request.numSequences > request.kv.maxSlots) throw new Error("slots beyond the cache");
+    const size = numTokens * hiddenSize;
+    const buffers = this.#buffers.get(request.kv) ?? [];
+    if ((buffers[0]?.length ?? 0) < size) {
+      for (let i = 0; i < 3; i++) buffers[i] = new Float32Array(size);
+      this.#buffers.set(request.kv, buffers);
+    }
+    const [hidden, residual, ffnInput] = buffers.map((buffer) => buffer.subarray(0, size)) as [
+      Float32Array,
+      Float32Array,
+      Float32Array,
+    ];
+    for (const [row, id] of request.tokenIds.entries()) hidden.fill(id + 1, row * hiddenSize, (row + 1) * hiddenSize);
+    this.passes.push({ numSequences: request.numSequences, chunk: request.chunk });
+    return {
+      request,
+      numTokens,
+      hidden,
+      residual,
+      ffnInput,
+      expertIds: new Int32Array(numTokens * topK),
+      expertWeights: new Float32Array(numTokens * topK),
+    };
+  }
+
+  async attend(pass: Pass, layer: number): Promise<void> {
+    await this.gate(layer, pass);
+    this.attended.push({ layer, numTokens: pass.numTokens });
+    const { kv, firstSlot, numSequences, chunk, pasts } = (pass as FakePass).request;
+    const { keys, values } = kv.view(layer, firstSlot, numSequences);
+    for (let s = 0; s < numSequences; s++) {
+      for (let c = 0; c < chunk; c++)
+        this.#attendRow(pass, layer, s * chunk + c, { keys, values, kv, s, position: (pasts[s] as number) + c });
+    }
+  }
+
+  async head(pass: Pass, rows: readonly number[]): Promise<Float32Array> {
+    await this.headGate();
+    const { hiddenSize, vocabSize } = this.config;
+    if (this.#logits.length < rows.length * vocabSize) this.#logits = new Float32Array(rows.length * vocabSize);
+    for (const [i, row] of rows.entries()) {
+      const state = hash(pass.hidden[row * hiddenSize] as number, 17);
+      for (let id = 0; id < vocabSize; id++) this.#logits[i * vocabSize + id] = hash(state * (id + 3), 5) / 6553;
+    }
+    this.spoil(this.#logits, rows.length);
+    return this.#logits;
+  }
+
+  async release(): Promise<void> {
+    this.released = true;
+  }
+
+  #attendRow(
+    pass: Pass,
+    layer: number,
+    row: number,
+    at: {
+      readonly keys: Float32Array;
+      readonly values: Float32Array;
+      readonly kv: KvCache;
+      readonly s: number;
+      readonly position: number;
+    },
+  ): void {
+    const { hiddenSize, headDim, topK, numExperts } = this.config;
+    const { keys, values, kv, s, position } = at;
+    const state = hash(pass.hidden[row * hiddenSize] as number, layer);
+    const base = s * kv.stride * headDim;
+    keys[base + position * headDim] = hash(state + 31 * position, 3);
+    values[base + position * headDim + 1] = hash(state + position, 11);
+    let sum = 0;
+    for (let p = 0; p <= position; p++) {
+      const [key, value] = [keys[base + p * headDim] as number, values[base + p * headDim + 1] as number];
+      sum = (sum * 131 + key * 3 + value) % PRIME;
+    }
+    for (let h = 0; h < hiddenSize; h++) {
+      pass.residual[row * hiddenSize + h] = sum;
+      pass.ffnInput[row * hiddenSize + h] = (sum + 7 * h) % 4096;
+    }
+    for (let k = 0; k < topK; k++) {
+      pass.expertIds[row * topK + k] = (sum + k * 3) % numExperts;
+      pass.expertWeights[row * topK + k] = 0.5 / (k + 1);
+    }
+  }
+}
+
+/** Any number to an integer below PRIME. Quarters count. */
+function hash(value: number, salt: number): number {
+  return ((Math.round(value * 4) % PRIME) * 251 + salt * 7919) % PRIME;
+}
+
+export function fakeSpecs(numShards: number, config: ModelConfig = fakeConfig): ShardSpec[] {
+  return Array.from({ length: numShards }, (_, shard) => ({
+    shard,
+    numShards,
+    experts: Array.from({ length: config.numExperts }, (__, id) => id).filter((id) => id % numShards === shard),
+  }));
+}
+
+/** Exact for any number of shards: all terms are integers or quarters. */
+export class FakeShard implements FfnShard {
+  readonly spec: ShardSpec;
+  readonly batches: { readonly layer: number; readonly numTokens: number }[] = [];
+  gate: (batch: FfnBatch) => Promise<void> | void = () => undefined;
+  readonly #config: ModelConfig;
+
+  constructor(spec: ShardSpec, config: ModelConfig = fakeConfig) {
+    this.spec = spec;
+    this.#config = config;
+  }
+
+  async forward(batch: FfnBatch, output: Float32Array): Promise<void> {
+    this.batches.push({ layer: batch.layer, numTokens: batch.numTokens });
+    await this.gate(batch);
+    const { hiddenSize, topK, layerKinds } = this.#config;
+    const { numTokens, layer, hidden, expertIds, expertWeights } = batch;
+    output.fill(0);
+    for (let row = 0; row < numTokens; row++) {
+      for (let h = 0; h < hiddenSize; h++) {
+        const x = hidden[row * hiddenSize + h] as number;
+        let sum = this.spec.shard === 0 ? x + layer : 0;
+        for (let k = 0; layerKinds[layer] === "moe" && k < topK; k++) {
+          const expert = expertIds[row * topK + k] as number;
+          if (!this.spec.experts.includes(expert)) continue;
+          sum += (expertWeights[row * topK + k] as number) * (expert + 1) * ((x + expert) % 64);
+        }
+        output[row * hiddenSize + h] = sum;
+      }
+    }
+  }
+
+  async release(): Promise<void> {}
+}
