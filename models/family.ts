@@ -1,0 +1,28 @@
+import type { ModelConfig } from "./config.ts";
+import type { AttentionStages, FfnShard, ShardSpec } from "./stages.ts";
+
+export interface OpenOptions {
+  /** Threads that one graph may use. */
+  readonly numThreads: number;
+  /** Folder for the graphs made from the weights; the user's cache folder unless given. */
+  readonly cacheDir?: string;
+  /** Told what is being done when it takes a while. */
+  readonly progress?: (text: string) => void;
+}
+
+/** A checkpoint's folder once its config.json has been read. */
+export interface ModelFiles {
+  readonly modelDir: string;
+  readonly configFile: string;
+  /** The parsed config.json. */
+  readonly json: Readonly<Record<string, unknown>>;
+}
+
+/** An architecture that Rally computes. `load.ts` asks each in turn. */
+export interface ModelFamily {
+  readonly name: ModelConfig["family"];
+  matches(json: ModelFiles["json"]): boolean;
+  parse(files: ModelFiles): ModelConfig;
+  openAttentionStages(files: ModelFiles, modelHash: string, options: OpenOptions): AttentionStages;
+  openFfnShard(files: ModelFiles, modelHash: string, spec: ShardSpec, options: OpenOptions): FfnShard;
+}

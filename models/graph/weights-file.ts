@@ -1,0 +1,56 @@
+import { closeSync, openSync, writeSync } from "node:fs";
+import path from "node:path";
+import type { ExternalData } from "./onnx.ts";
+
+/** The one weights file beside the graphs of a folder. */
+export const WEIGHTS_FILE = "weights.bin";
+
+/** Appends weights to the file that a folder's graphs share. ONNX Runtime maps it into memory, so it is written, not kept. */
+export class WeightsFile {
+  readonly #descriptor: number;
+  #length = 0;
+
+  constructor(dir: string) {
+    this.#descriptor = openSync(path.join(dir, WEIGHTS_FILE), "wx");
+  }
+
+  /** A matrix as `MatMul` wants it: [columns, rows] of a checkpoint's [rows, columns]. */
+  appendTransposed(matrix: Float32Array, columns: number): ExternalData {
+    return this.append(transpose(matrix, columns));
+  }
+
+  append(values: Float32Array): ExternalData {
+    // Cache lines; ONNX Runtime itself asks for no alignment.
+    const offset = Math.ceil(this.#length / 64) * 64;
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    for (let done = 0; done < bytes.length;) {
+      const part = bytes.subarray(done, done + 2 ** 30);
+      done += writeSync(this.#descriptor, part, 0, part.length, offset + done);
+    }
+    this.#length = offset + bytes.length;
+    return { file: WEIGHTS_FILE, offset, length: bytes.length };
+  }
+
+  close(): void {
+    closeSync(this.#descriptor);
+  }
+}
+
+/** In tiles, so that both sides stay in the cache. [rows, columns] to [columns, rows] */
+function transpose(matrix: Float32Array, columns: number): Float32Array {
+  const rows = matrix.length / columns;
+  const result = new Float32Array(matrix.length);
+  const tile = 32;
+  for (let rowTile = 0; rowTile < rows; rowTile += tile) {
+    const rowEnd = Math.min(rows, rowTile + tile);
+    for (let columnTile = 0; columnTile < columns; columnTile += tile) {
+      const columnEnd = Math.min(columns, columnTile + tile);
+      for (let column = columnTile; column < columnEnd; column++) {
+        for (let row = rowTile; row < rowEnd; row++) {
+          result[column * rows + row] = matrix[row * columns + column] as number;
+        }
+      }
+    }
+  }
+  return result;
+}

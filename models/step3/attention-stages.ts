@@ -1,0 +1,152 @@
+import path from "node:path";
+import { setImmediate } from "node:timers/promises";
+import { assert } from "../../infra/errors.ts";
+import type { OpenSession, Session } from "../../infra/session.ts";
+import type { ModelConfig } from "../config.ts";
+import type { AttentionStages, Pass, PassRequest } from "../stages.ts";
+import { attendGraph, CORE_GRAPH, HEAD_GRAPH, projectGraph } from "./attention-graphs.ts";
+import { keysAndValues, planPass, type Step3Pass } from "./pass.ts";
+import { Rope } from "./rope.ts";
+import { route } from "./route.ts";
+
+export interface Step3AttentionOptions {
+  readonly config: ModelConfig;
+  /** Folder of `writeAttentionGraphs`. */
+  readonly graphDir: string;
+  /** [vocabSize, hiddenSize] */
+  readonly embedding: Float32Array;
+  readonly openSession: OpenSession;
+  readonly numThreads: number;
+}
+
+/** One layer's two graphs; between them the new keys and values enter the cache. */
+interface Layer {
+  readonly project: Session;
+  readonly attend: Session;
+}
+
+export class Step3AttentionStages implements AttentionStages {
+  readonly config: ModelConfig;
+  readonly #embedding: Float32Array;
+  readonly #layers: readonly Layer[];
+  readonly #core: Session;
+  readonly #head: Session;
+  readonly #rope: Rope;
+  #headRows = new Float32Array(0);
+  #logits = new Float32Array(0);
+
+  constructor({ config, graphDir, embedding, openSession, numThreads }: Step3AttentionOptions) {
+    this.config = config;
+    this.#embedding = embedding;
+    this.#rope = new Rope(config);
+    const open = (graph: string) => openSession(path.join(graphDir, graph), { numThreads });
+    this.#layers = config.layerKinds.map((_, layer) => ({
+      project: open(projectGraph(layer)),
+      attend: open(attendGraph(layer)),
+    }));
+    this.#core = open(CORE_GRAPH);
+    this.#head = open(HEAD_GRAPH);
+  }
+
+  plan(request: PassRequest): Pass {
+    const { kv, numSequences, chunk, pasts, tokenIds } = request;
+    const numTokens = numSequences * chunk;
+    assert(numTokens > 0 && tokenIds.length === numTokens, `${tokenIds.length} ids for ${numTokens} tokens`);
+    assert(
+      pasts.every((past) => past + chunk <= kv.stride),
+      "the KV cache has room for the chunk",
+    );
+    return planPass(this.config, this.#core, request, this.#embed(tokenIds));
+  }
+
+  async attend(pass: Pass, layer: number): Promise<void> {
+    const { project, attend } = this.#layer(layer);
+    const own = pass as Step3Pass;
+    project.run(own.projectFeeds, own.projectFetches);
+    this.#extendCache(own, layer);
+    const kind = this.config.layerKinds[layer] ?? "dense";
+    this.#attend(own, layer, attend, kind);
+    if (kind === "dense") return;
+    const { numExperts, topK } = this.config;
+    route(own.routerLogits, numExperts, topK, own.expertIds, own.expertWeights);
+  }
+
+  async head(pass: Pass, rows: readonly number[]): Promise<Float32Array> {
+    const { hiddenSize, vocabSize } = this.config;
+    const [hiddenLength, logitsLength] = [rows.length * hiddenSize, rows.length * vocabSize];
+    if (this.#logits.length < logitsLength) {
+      this.#headRows = new Float32Array(hiddenLength);
+      this.#logits = new Float32Array(logitsLength);
+    }
+    for (const [i, row] of rows.entries()) {
+      this.#headRows.set(pass.hidden.subarray(row * hiddenSize, (row + 1) * hiddenSize), i * hiddenSize);
+    }
+    const logits = this.#logits.subarray(0, logitsLength);
+    const hidden = this.#head.tensor(this.#headRows.subarray(0, hiddenLength), [rows.length, hiddenSize]);
+    this.#head.run({ hidden }, { logits: this.#head.tensor(logits, [rows.length, vocabSize]) });
+    // No stage ever waits. Once per pass the event loop gets a turn, so that a loop over local stages cannot starve it.
+    await setImmediate();
+    return logits;
+  }
+
+  async release(): Promise<void> {
+    for (const { project, attend } of this.#layers) {
+      project.release();
+      attend.release();
+    }
+    this.#core.release();
+    this.#head.release();
+  }
+
+  #attend(pass: Step3Pass, layer: number, attend: Session, kind: "dense" | "moe"): void {
+    const { together, apart, hiddenTensor: hidden, request, attendFetches } = pass;
+    if (together !== undefined) {
+      const { keys, values } = keysAndValues(attend, request.kv, layer, together);
+      attend.run({ query: together.query, keys, values, mask: together.mask, hidden }, attendFetches[kind]);
+      return;
+    }
+    assert(apart !== undefined, "a pass attends together or apart");
+    for (const run of apart.runs) {
+      const { keys, values } = keysAndValues(this.#core, request.kv, layer, run);
+      this.#core.run({ query: run.query, keys, values, mask: run.mask }, { heads: run.heads });
+    }
+    const { heads, mask } = apart;
+    attend.run({ query: heads, keys: heads, values: heads, mask, hidden }, attendFetches[kind]);
+  }
+
+  /** Rotates the chunk's queries and moves its rotated keys and its values into the cache. */
+  #extendCache({ request, rawQuery, query, keyValue }: Step3Pass, layer: number): void {
+    const { kv, firstSlot, numSequences, chunk, pasts } = request;
+    const { numHeads, headDim } = this.config;
+    const { keys, values } = kv.view(layer, firstSlot, numSequences);
+    const queryWidth = numHeads * headDim;
+    for (let sequence = 0, token = 0; sequence < numSequences; sequence++) {
+      const past = pasts[sequence] as number;
+      for (let i = 0; i < chunk; i++, token++) {
+        const at = (sequence * kv.stride + past + i) * headDim;
+        const from = token * 2 * headDim;
+        this.#rope.rotate(past + i, numHeads, rawQuery, token * queryWidth, query, token * queryWidth);
+        this.#rope.rotate(past + i, 1, keyValue, from, keys, at);
+        for (let d = 0; d < headDim; d++) values[at + d] = keyValue[from + headDim + d] as number;
+      }
+    }
+  }
+
+  /** [tokenIds.length, hiddenSize] */
+  #embed(tokenIds: readonly number[]): Float32Array {
+    const { hiddenSize, vocabSize } = this.config;
+    const hidden = new Float32Array(tokenIds.length * hiddenSize);
+    for (let i = 0; i < tokenIds.length; i++) {
+      const id = tokenIds[i] as number;
+      assert(id >= 0 && id < vocabSize, `token ${id} is in the vocabulary`);
+      hidden.set(this.#embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize), i * hiddenSize);
+    }
+    return hidden;
+  }
+
+  #layer(layer: number): Layer {
+    const found = this.#layers[layer];
+    assert(found !== undefined, `layer ${layer} exists`);
+    return found;
+  }
+}

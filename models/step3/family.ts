@@ -1,0 +1,62 @@
+import { createHash } from "node:crypto";
+import { openOrtSession } from "../../infra/ort-session.ts";
+import { Checkpoint } from "../checkpoint.ts";
+import type { ModelConfig } from "../config.ts";
+import type { ModelFamily, ModelFiles, OpenOptions } from "../family.ts";
+import { cachedGraphs, defaultCacheDir } from "../graph/cache.ts";
+import { ATTENTION_GRAPHS_VERSION, writeAttentionGraphs } from "./attention-graphs.ts";
+import { Step3AttentionStages } from "./attention-stages.ts";
+import { parseStep3Config, step3TextConfig } from "./config.ts";
+import { FFN_GRAPHS_VERSION, writeFfnGraphs } from "./ffn-graphs.ts";
+import { Step3FfnShard } from "./ffn-shard.ts";
+import { Step3Weights } from "./weights.ts";
+
+export const step3Family: ModelFamily = {
+  name: "step3",
+
+  matches: (json) => step3TextConfig(json) !== undefined,
+
+  parse: ({ json, configFile }) => parseStep3Config(json, configFile).config,
+
+  openAttentionStages(files, modelHash, options) {
+    return withWeights(files, (config, weights) => {
+      const key = graphKey("attention", modelHash, [ATTENTION_GRAPHS_VERSION]);
+      const graphDir = graphs(key, options, (dir, progress) => writeAttentionGraphs(dir, config, weights, progress));
+      const { numThreads } = options;
+      const embedding = weights.embedding();
+      return new Step3AttentionStages({ config, graphDir, embedding, numThreads, openSession: openOrtSession });
+    });
+  },
+
+  openFfnShard(files, modelHash, spec, options) {
+    return withWeights(files, (config, weights) => {
+      const key = graphKey("ffn", modelHash, [FFN_GRAPHS_VERSION, spec.shard, spec.numShards, spec.experts]);
+      const graphDir = graphs(key, options, (dir, progress) => writeFfnGraphs(dir, config, weights, spec, progress));
+      const { numThreads } = options;
+      return new Step3FfnShard({ config, spec, graphDir, numThreads, openSession: openOrtSession });
+    });
+  },
+};
+
+function withWeights<T>(files: ModelFiles, use: (config: ModelConfig, weights: Step3Weights) => T): T {
+  const { config, weightBlock } = parseStep3Config(files.json, files.configFile);
+  const checkpoint = new Checkpoint(files.modelDir, weightBlock);
+  try {
+    return use(config, new Step3Weights(checkpoint, config));
+  } finally {
+    checkpoint.close();
+  }
+}
+
+function graphs(
+  key: string,
+  { cacheDir = defaultCacheDir(), progress = () => undefined }: OpenOptions,
+  build: (dir: string, progress: (text: string) => void) => void,
+): string {
+  return cachedGraphs(cacheDir, key, (dir) => build(dir, progress));
+}
+
+function graphKey(role: string, modelHash: string, parts: readonly unknown[]): string {
+  const hash = createHash("sha256").update(JSON.stringify([modelHash, ...parts]));
+  return `step3-${role}-${hash.digest("hex").slice(0, 24)}`;
+}

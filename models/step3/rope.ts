@@ -1,0 +1,50 @@
+import type { ModelConfig } from "../config.ts";
+
+/**
+ * Cosines and sines of rotate-half RoPE. Angles are rounded to f32 where the model's training rounds them: at position 1000
+ * an exact angle would differ by more than the rest of the arithmetic does.
+ */
+export class Rope {
+  readonly #half: number;
+  /** [contextLength, headDim / 2] */
+  readonly #cosines: Float32Array;
+  readonly #sines: Float32Array;
+
+  constructor({ contextLength, headDim, ropeTheta }: ModelConfig) {
+    this.#half = headDim / 2;
+    this.#cosines = new Float32Array(contextLength * this.#half);
+    this.#sines = new Float32Array(contextLength * this.#half);
+    for (let i = 0; i < this.#half; i++) {
+      const frequency = Math.fround(1 / Math.fround(ropeTheta ** ((2 * i) / headDim)));
+      for (let position = 0; position < contextLength; position++) {
+        const angle = Math.fround(position * frequency);
+        this.#cosines[position * this.#half + i] = Math.cos(angle);
+        this.#sines[position * this.#half + i] = Math.sin(angle);
+      }
+    }
+  }
+
+  /** Rotates the `numHeads` heads at `target[at]`; reading from `source` lets a move and a rotation be one. */
+  rotate(
+    position: number,
+    numHeads: number,
+    source: Float32Array,
+    from: number,
+    target: Float32Array,
+    at: number,
+  ): void {
+    const half = this.#half;
+    const [cosines, sines] = [this.#cosines, this.#sines];
+    const table = position * half;
+    for (let head = 0; head < numHeads; head++) {
+      const offset = head * 2 * half;
+      for (let i = 0; i < half; i++) {
+        const [cosine, sine] = [cosines[table + i] as number, sines[table + i] as number];
+        const first = source[from + offset + i] as number;
+        const second = source[from + offset + half + i] as number;
+        target[at + offset + i] = first * cosine - second * sine;
+        target[at + offset + half + i] = second * cosine + first * sine;
+      }
+    }
+  }
+}
