@@ -1,28 +1,13 @@
 import type { WireError } from "../../infra/errors.ts";
 import type { WireTensor } from "../../infra/tensor.ts";
+import type { SamplingParams } from "../../models/sampling/params.ts";
 
 /**
  * Every message that crosses NATS, as msgpack maps with exactly these keys. `docs` for other languages: actors/protocol/README.md.
  * Decoding and validation: `decode.ts`, once, where the bytes arrive; trusted afterwards.
  */
 
-/** How the next token is chosen. Out-of-range values are refused, never clamped. */
-export interface SamplingParams {
-  /** 0 is greedy. 0 … 2 */
-  readonly temperature: number;
-  /** Keep the k likeliest; 0 keeps all. */
-  readonly topK: number;
-  /** Keep the smallest set with this much probability. (0, 1] */
-  readonly topP: number;
-  /** Keep tokens with at least this share of the likeliest one's probability. [0, 1) */
-  readonly minP: number;
-  /** Divides positive and multiplies negative logits of tokens seen in prompt or output. (0, 2], 1 is off */
-  readonly repetitionPenalty: number;
-  /** 0 … 2^53-1. (seed, position) alone decides a draw. */
-  readonly seed: number;
-}
-
-/** To `.request`, through JetStream: the publish ack is the admission. */
+/** To `.request`, through JetStream: the publish ack is the admission. A sender may leave out `sampling` and `stop`. */
 export interface GenerateRequest {
   readonly kind: "generate";
   readonly requestId: string;

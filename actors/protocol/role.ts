@@ -1,19 +1,11 @@
 import type { WireError } from "../../infra/errors.ts";
+import type { NatsSettings } from "../../infra/nats-settings.ts";
 import type { WireDtype } from "../../infra/tensor.ts";
 
 /**
  * How the supervisor and the processes it starts speak: settings as JSON in the environment variable RALLY_ROLE, then
  * commands and reports over the child's IPC channel. A child whose channel closes has lost its supervisor and ends.
  */
-export interface NatsSettings {
-  /** `nats://host:port`, `tls://…`, or several separated by commas; may carry user:password. */
-  readonly url: string;
-  readonly credsFile?: string;
-  readonly tlsCaFile?: string;
-  readonly tlsCertFile?: string;
-  readonly tlsKeyFile?: string;
-}
-
 interface CommonSettings {
   readonly id: string;
   readonly deployment: string;

@@ -1,17 +1,21 @@
 import { RallyError } from "../../infra/errors.ts";
 
-const TOKEN = /^[A-Za-z0-9_-]{1,64}$/;
+const NAME = /^[A-Za-z0-9_-]{1,64}$/;
+export const NAME_RULE = "1 to 64 letters, digits, _ or -";
 
-/** A name that may stand in a subject: letters, digits, `_` and `-`, at most 64. */
+/** Whether a name may stand in a subject. */
+export function isName(value: string): boolean {
+  return NAME.test(value);
+}
+
 export function checkName(field: string, value: string): string {
-  if (TOKEN.test(value)) return value;
-  throw new RallyError(
-    "bad-request",
-    `${field} must match ${TOKEN.source}, found ${JSON.stringify(value.slice(0, 80))}`,
-    {
-      field,
-    },
-  );
+  if (isName(value)) return value;
+  const found = JSON.stringify(value.slice(0, 80));
+  throw new RallyError("bad-request", `${field} must be ${NAME_RULE}, found ${found}`, {
+    field,
+    found,
+    expected: NAME_RULE,
+  });
 }
 
 /** Every subject of one deployment; the only place that knows how they are spelled. */
@@ -20,7 +24,10 @@ export interface Subjects {
   tokens(requestId: string): string;
   cancel(requestId: string): string;
   ffn(shard: number): string;
-  act(attentionId: string): string;
+  /** Where one shard answers an attention actor; a "no responders" there names the shard. */
+  act(attentionId: string, shard: number): string;
+  /** Wildcard over all shards' answers. */
+  actAll(attentionId: string): string;
   /** Key-value bucket and stream names: no dots allowed there. */
   readonly requestStream: string;
   readonly tokenStream: string;
@@ -35,7 +42,8 @@ export function subjectsOf(deployment: string): Subjects {
     tokens: (requestId) => `${prefix}.tokens.${requestId}`,
     cancel: (requestId) => `${prefix}.cancel.${requestId}`,
     ffn: (shard) => `${prefix}.ffn.${shard}`,
-    act: (attentionId) => `${prefix}.act.${attentionId}`,
+    act: (attentionId, shard) => `${prefix}.act.${attentionId}.${shard}`,
+    actAll: (attentionId) => `${prefix}.act.${attentionId}.*`,
     requestStream: `RALLY_${deployment}_REQUESTS`,
     tokenStream: `RALLY_${deployment}_TOKENS`,
     placementBucket: `rally_${deployment}_placement`,

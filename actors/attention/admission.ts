@@ -1,0 +1,202 @@
+import type { Clock } from "../../infra/clock.ts";
+import type { DurableLog, Job } from "../../infra/durable.ts";
+import { type ErrorCode, RallyError } from "../../infra/errors.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
+import { decodeGenerateRequest, requestIdOf } from "../protocol/decode.ts";
+import type { GenerateRequest } from "../protocol/messages.ts";
+import type { Subjects } from "../protocol/subjects.ts";
+import type { Cancels } from "./cancels.ts";
+import { endUnserved } from "./ending.ts";
+import { type Logged, readLogged } from "./logged.ts";
+import { deadlineExceeded, OwnedRequest } from "./owned-request.ts";
+import type { OwnedRequests } from "./owned-requests.ts";
+import { promptIds } from "./prompt.ts";
+import type { EngineRequest } from "./sequence.ts";
+import { TokenLogWriter } from "./token-log.ts";
+
+/** The engine as the control side sees it: in this thread (tests) or in a worker. */
+interface EnginePort {
+  admit(request: EngineRequest): void;
+  release(key: number): void;
+}
+
+export interface AdmissionOptions {
+  readonly log: DurableLog;
+  readonly clock: Clock;
+  readonly subjects: Subjects;
+  readonly deployment: string;
+  readonly attentionId: string;
+  readonly config: ModelConfig;
+  readonly tokenizer: Tokenizer;
+  readonly engine: EnginePort;
+  readonly appendsPerSecond: number;
+  /** Owners that a request may lose in a row, none of which got a token out of it, before it is taken for poison. */
+  readonly maxLostOwners?: number;
+  readonly warn: (text: string) => void;
+}
+
+/** How long the queue keeps a request that could not be taken just now. */
+export const COME_BACK_MS = 250;
+const MAX_LOST_OWNERS = 3;
+/** Deliveries that did not even get to a claim have mostly failed for want of a store, so many of them are borne. */
+const DELIVERIES_PER_LOST_OWNER = 10;
+
+/** Trouble with the store or another owner, not with the request: the queue keeps it and brings it again. */
+const NOT_THE_REQUESTS_FAULT: ReadonlySet<ErrorCode> = new Set([
+  "stale-owner",
+  "store-unavailable",
+  "server-unavailable",
+  "no-responders",
+  "timeout",
+  "closed",
+]);
+
+/** From a job of the queue to a sequence in the engine, or to an ending straight away. */
+export class Admission {
+  readonly #options: AdmissionOptions;
+  readonly #owned: OwnedRequests;
+  readonly #cancels: Cancels;
+  /** Request ids on their way from the queue to `#owned`. */
+  readonly #taking = new Set<string>();
+  #nextKey = 1;
+  #numRefused = 0;
+
+  constructor(options: AdmissionOptions, owned: OwnedRequests, cancels: Cancels) {
+    this.#options = options;
+    this.#owned = owned;
+    this.#cancels = cancels;
+  }
+
+  get numRefused(): number {
+    return this.#numRefused;
+  }
+
+  /** Never throws. */
+  async take(job: Job): Promise<void> {
+    let request: GenerateRequest;
+    try {
+      request = decodeGenerateRequest(job.payload);
+    } catch (thrown) {
+      return this.#refuse(job, requestIdOf(job.payload), RallyError.from(thrown));
+    }
+    const { requestId } = request;
+    const owned = this.#owned.withRequestId(requestId);
+    if (owned !== undefined) return owned.adopt(job);
+    if (this.#taking.has(requestId)) return job.release(COME_BACK_MS);
+    this.#taking.add(requestId);
+    try {
+      await this.#own(job, request);
+    } catch (thrown) {
+      const error = RallyError.from(thrown);
+      if (NOT_THE_REQUESTS_FAULT.has(error.code)) {
+        this.#options.warn(`${requestId}: ${error.message}; it goes back to the queue`);
+        job.release(COME_BACK_MS);
+      } else await this.#refuse(job, requestId, error);
+    } finally {
+      this.#taking.delete(requestId);
+    }
+  }
+
+  async #own(job: Job, request: GenerateRequest): Promise<void> {
+    const { log, subjects, clock, tokenizer, config, engine, warn } = this.#options;
+    const { requestId } = request;
+    this.#checkDeployment(request);
+    const logged = readLogged(await log.read(subjects.tokens(requestId)), requestId);
+    if (logged.numForeign > 0) warn(`${requestId}: ${logged.numForeign} foreign entries in its token log`);
+    if (logged.hasEnded) return job.done();
+    const prompt = promptIds(request, tokenizer, config);
+    const poison = this.#poison(job, logged);
+    const key = this.#nextKey++;
+    const writer = this.#writer(key, requestId, logged);
+    const isTakeover = job.delivery > 1 || logged.lastSeq > 0;
+    if (isTakeover && poison === undefined) await writer.claim();
+    const owned = new OwnedRequest({
+      request,
+      job,
+      clock,
+      owner: this.#options.attentionId,
+      promptTokens: prompt.length,
+      eosTokenIds: config.eosTokenIds,
+      decoder: tokenizer.decodeStream(),
+      writer,
+      loggedIds: logged.tokenIds,
+      release: () => engine.release(key),
+      over: () => this.#owned.remove(key),
+    });
+    this.#owned.add(key, owned);
+    if (owned.replay()) return;
+    if (poison !== undefined) return owned.fail(poison);
+    if (this.#cancels.has(requestId)) return owned.cancel();
+    if (request.deadline <= clock.now()) return owned.fail(deadlineExceeded(request));
+    try {
+      engine.admit({
+        key,
+        tokenIds: [...prompt, ...logged.tokenIds],
+        numPromptTokens: prompt.length,
+        maxTokens: request.maxTokens,
+        sampling: request.sampling,
+        logprobs: request.logprobs,
+      });
+    } catch (thrown) {
+      owned.fail(RallyError.from(thrown));
+    }
+  }
+
+  #writer(key: number, requestId: string, logged: Logged): TokenLogWriter {
+    const { log, clock, subjects, attentionId, appendsPerSecond, warn } = this.#options;
+    return new TokenLogWriter({
+      log,
+      clock,
+      subject: subjects.tokens(requestId),
+      requestId,
+      owner: attentionId,
+      lastSeq: logged.lastSeq,
+      numTokens: logged.tokenIds.length,
+      // The more requests, the more tokens each gathers between two appends.
+      spacing: () => (this.#owned.size * 1000) / appendsPerSecond,
+      fenced: () => this.#owned.withKey(key)?.fence(),
+      warn,
+    });
+  }
+
+  #checkDeployment(request: GenerateRequest): void {
+    const { deployment } = this.#options;
+    if (request.deployment === deployment) return;
+    throw new RallyError("unknown-deployment", `this is ${deployment}, the request is for ${request.deployment}`, {
+      field: "deployment",
+      found: request.deployment,
+      expected: deployment,
+    });
+  }
+
+  #poison(job: Job, logged: Logged): RallyError | undefined {
+    const limit = this.#options.maxLostOwners ?? MAX_LOST_OWNERS;
+    // The first owner claims nothing.
+    const numLost =
+      logged.lastSeq > 0 ? logged.numIdleClaims + 1 : Math.floor(job.delivery / DELIVERIES_PER_LOST_OWNER);
+    if (job.delivery <= limit || numLost < limit) return undefined;
+    return new RallyError("internal", `given up: ${numLost} attention actors in a row were lost with this request`, {
+      lostOwners: numLost,
+      limit,
+    });
+  }
+
+  /** An ending for a request that cannot be served; without a request id only a counted warning is possible. */
+  async #refuse(job: Job, requestId: string | undefined, error: RallyError): Promise<void> {
+    const { warn } = this.#options;
+    this.#numRefused++;
+    warn(`refused ${requestId ?? "a message without request id"}: ${error.message}`);
+    try {
+      if (requestId !== undefined) {
+        const ending = { kind: "failed", error: error.toWire() } as const;
+        // What an owner has accepted before stays: this is another message under the same id. Only a broken log is ended.
+        await endUnserved({ ...this.#options, requestId }, ending, error.code === "internal" ? "always" : "if-empty");
+      }
+      await job.done();
+    } catch (thrown) {
+      warn(`refusal not written: ${RallyError.from(thrown).message}`);
+      job.release(COME_BACK_MS);
+    }
+  }
+}

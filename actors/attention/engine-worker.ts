@@ -1,0 +1,151 @@
+import { parentPort, workerData } from "node:worker_threads";
+import { systemClock } from "../../infra/clock.ts";
+import { assert, RallyError } from "../../infra/errors.ts";
+import { connectNats } from "../../infra/nats-connect.ts";
+import { loadConfig, openAttentionStages, openFfnShard, shardSpecs } from "../../models/load.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import { subjectsOf } from "../protocol/subjects.ts";
+import { TraceBuffer } from "../protocol/trace-buffer.ts";
+import { Engine } from "./engine.ts";
+import { EngineMeter, WIRE_THREAD } from "./engine-meter.ts";
+import type { EngineWorkerData, FromEngine, ToEngine } from "./engine-messages.ts";
+import type { FfnSide } from "./ffn-side.ts";
+import { LocalFfn } from "./local-ffn.ts";
+import { measureTransitionMs } from "./ping-pong.table.ts";
+import { RemoteFfn } from "./remote-ffn.ts";
+
+/**
+ * The engine's thread: graphs block it, so it owns the data plane's connection and nothing that must answer in between.
+ */
+
+/** Micro-batches that "auto" may choose at most; more would only cut the batches smaller. */
+const MAX_AUTO_MICRO_BATCHES = 4;
+/** Parts in flight per shard: two trips of every micro-batch, so that a stray retry does not stall the rest. */
+const CREDITS_PER_MICRO_BATCH = 2;
+
+const port = parentPort;
+assert(port !== null, "the engine runs in a worker thread");
+const { settings, ffn: ffnKind, numThreads } = workerData as EngineWorkerData;
+const clock = systemClock;
+const post = (message: FromEngine) => port.postMessage(message);
+const warn = (text: string) => post({ kind: "warning", text });
+
+const trace = new TraceBuffer({ enabled: settings.trace, clock, processId: process.pid });
+const meter = new EngineMeter({ clock, trace, warn });
+let epoch = 0;
+
+async function openFfn(config: ModelConfig): Promise<{ readonly ffn: FfnSide; readonly close: () => Promise<void> }> {
+  if (ffnKind === "local") {
+    const specs = shardSpecs(config, settings.numShards);
+    const shards = await Promise.all(specs.map((spec) => openFfnShard(settings.modelDir, spec, { numThreads })));
+    return { ffn: new LocalFfn(shards), close: async () => void (await Promise.all(shards.map((s) => s.release()))) };
+  }
+  const nats = await connectNats(settings.nats, { name: `${settings.id}-engine` });
+  const ffn = new RemoteFfn({
+    bus: nats.bus,
+    clock,
+    subjects: subjectsOf(settings.deployment),
+    deployment: settings.deployment,
+    attentionId: settings.id,
+    epoch: () => epoch,
+    numShards: settings.numShards,
+    hiddenSize: config.hiddenSize,
+    topK: config.topK,
+    layerIsMoe: config.layerKinds.map((kind) => kind === "moe"),
+    wireDtype: settings.wireDtype,
+    dispatchTimeoutMs: settings.dispatchTimeoutMs,
+    creditsPerShard: maxMicroBatches() * CREDITS_PER_MICRO_BATCH,
+    observe: meter,
+  });
+  return {
+    ffn,
+    close: async () => {
+      ffn.close();
+      await nats.close();
+    },
+  };
+}
+
+function maxMicroBatches(): number {
+  return settings.microBatches === "auto" ? MAX_AUTO_MICRO_BATCHES : settings.microBatches;
+}
+
+async function start(): Promise<void> {
+  const progress = (text: string) => post({ kind: "progress", text });
+  const config = await loadConfig(settings.modelDir);
+  const stages = await openAttentionStages(settings.modelDir, { numThreads, progress });
+  const { ffn, close } = await openFfn(config);
+  const { microBatches } = settings;
+  const engine = new Engine({
+    stages,
+    ffn,
+    clock,
+    observer: meter,
+    listener: {
+      tokens: (tokens) => post({ kind: "tokens", tokens }),
+      failed: (key, error) => post({ kind: "sequenceFailed", key, error: error.toWire() }),
+    },
+    maxSequences: settings.maxSequences,
+    maxMicroBatches: maxMicroBatches(),
+    microBatches: () => (microBatches === "auto" ? meter.microBatches(MAX_AUTO_MICRO_BATCHES) : microBatches),
+    prefillTokens: settings.prefillTokens,
+  });
+  const transitionMs = measureTransitionMs(() => clock.elapsed());
+  trace.name(settings.id, {
+    0: "attention",
+    ...Object.fromEntries(
+      Array.from({ length: maxMicroBatches() }, (_, i) => [WIRE_THREAD + i, `micro-batch ${i} with the experts`]),
+    ),
+  });
+
+  const answer = async (message: ToEngine): Promise<void> => {
+    switch (message.kind) {
+      case "admit":
+        try {
+          engine.admit(message.request);
+        } catch (thrown) {
+          post({ kind: "sequenceFailed", key: message.request.key, error: RallyError.from(thrown).toWire() });
+        }
+        return;
+      case "release":
+        return engine.release(message.key);
+      case "epoch":
+        epoch = message.epoch;
+        return;
+      case "stats": {
+        const { transitions, ...counts } = engine.counts;
+        post({
+          kind: "stats",
+          stats: {
+            ...meter.sums,
+            machineMs: transitions * transitionMs,
+            passes: counts.passes,
+            decodeTokens: counts.decodeTokens,
+            prefillTokens: counts.prefillTokens,
+            microBatches: microBatches === "auto" ? meter.microBatches(MAX_AUTO_MICRO_BATCHES) : microBatches,
+            activeSequences: counts.activeSequences,
+            kvTokens: counts.kvTokens,
+            pendingDispatches: ffn.pending,
+            creditsInUse: ffn.creditsInUse,
+          },
+        });
+        return;
+      }
+      case "trace":
+        post({ kind: "trace", events: trace.take() });
+        return;
+      case "close":
+        await engine.close();
+        await close();
+        await stages.release();
+        port?.close();
+    }
+  };
+  port?.on("message", (message: ToEngine) => {
+    answer(message).catch((thrown: unknown) => post({ kind: "failed", error: RallyError.from(thrown).toWire() }));
+  });
+  engine.start();
+  post({ kind: "ready" });
+}
+
+start().catch((thrown: unknown) => post({ kind: "failed", error: RallyError.from(thrown).toWire() }));

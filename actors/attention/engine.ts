@@ -1,0 +1,264 @@
+import { setImmediate as nextEvents } from "node:timers/promises";
+import type { Clock } from "../../infra/clock.ts";
+import { assert, RallyError } from "../../infra/errors.ts";
+import type { AttentionStages } from "../../models/stages.ts";
+import type { FfnSide } from "./ffn-side.ts";
+import { createMicroBatch, isForsaken, layOut, type MicroBatch, sequencesDue } from "./micro-batch.ts";
+import { nextPhase } from "./ping-pong.table.ts";
+import type { PingPongEvent } from "./ping-pong.machine.ts";
+import type { EngineRequest, EngineToken } from "./sequence.ts";
+import { Sequences } from "./sequences.ts";
+
+interface EngineListener {
+  /** All tokens of one pass together. */
+  tokens(tokens: readonly EngineToken[]): void;
+  failed(key: number, error: RallyError): void;
+}
+
+/** Told where the engine's time goes; for traces and busy shares. Milliseconds of `clock.elapsed()`. */
+export interface ComputeObserver {
+  computed(what: "attention" | "head", microBatch: number, layer: number, from: number, to: number): void;
+  /** Nothing to compute although a micro-batch was under way: all of them were with the experts. */
+  waited(from: number, to: number): void;
+}
+
+export interface EngineOptions {
+  readonly stages: AttentionStages;
+  readonly ffn: FfnSide;
+  readonly clock: Clock;
+  readonly listener: EngineListener;
+  readonly observer: ComputeObserver;
+  readonly maxSequences: number;
+  readonly maxMicroBatches: number;
+  /** How many micro-batches new sequences are spread over now. */
+  readonly microBatches: () => number;
+  readonly prefillTokens: number;
+}
+
+/**
+ * The layer loop of an attention actor: attend, dispatch, combine. Micro-batches take turns: one is attended while the others
+ * are with the experts. Owns sequences and KV; knows nothing of text, NATS or the log.
+ */
+export class Engine {
+  readonly #options: EngineOptions;
+  readonly #microBatches: readonly MicroBatch[];
+  readonly #sequences: Sequences;
+  /** Micro-batches that wait for the attention side, first come first served; each at most once. */
+  readonly #ready: MicroBatch[] = [];
+  #wake: (() => void) | undefined;
+  #closed = false;
+  #loop: Promise<void> | undefined;
+  #nextPassId: number;
+  #transitions = 0;
+  #passes = 0;
+  #decodeTokens = 0;
+  #prefillTokens = 0;
+
+  constructor(options: EngineOptions) {
+    this.#options = options;
+    this.#sequences = new Sequences(options.stages.config, options.maxSequences);
+    this.#microBatches = Array.from({ length: options.maxMicroBatches }, (_, index) =>
+      createMicroBatch(index, options.stages, options),
+    );
+    // Above every id of an earlier process with the same attention id, whose answers may still be on their way.
+    this.#nextPassId = Math.floor(options.clock.now()) * 1000 + 1;
+  }
+
+  /** Sequences that may still be admitted. */
+  get free(): number {
+    return this.#sequences.free;
+  }
+
+  get counts() {
+    return {
+      passes: this.#passes,
+      /** Tokens sampled, each prompt's first included. */
+      decodeTokens: this.#decodeTokens,
+      prefillTokens: this.#prefillTokens,
+      transitions: this.#transitions,
+      activeSequences: this.#sequences.size,
+      kvTokens: this.#microBatches.reduce((sum, { schedule }) => sum + schedule.numCachedTokens, 0),
+      underWay: this.#underWay,
+    };
+  }
+
+  start(): void {
+    this.#loop ??= this.#run();
+  }
+
+  /** Ends after what is being computed now. Sequences still here are forgotten without a word. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    this.#wake?.();
+    await this.#loop;
+    this.#sequences.clear();
+    for (const microBatch of this.#microBatches) this.#abandon(microBatch);
+    this.#ready.length = 0;
+  }
+
+  /** RallyError `overloaded` without a free place, `context-exceeded` when prompt and output cannot fit. */
+  admit(request: EngineRequest): void {
+    if (this.#closed) throw new RallyError("closed", "the engine is closed");
+    const sequence = this.#sequences.add(request);
+    const microBatch = this.#leastLoaded();
+    microBatch.schedule.join(sequence);
+    this.#begin(microBatch);
+  }
+
+  /** Ends a sequence from outside (stop string, cancel, deadline). Unknown keys have ended already: nothing happens. */
+  release(key: number): void {
+    if (!this.#sequences.remove(key)) return;
+    for (const microBatch of this.#microBatches) {
+      // A pass that is with the experts may never come back; one that waits for its turn here is dropped when that comes.
+      if (microBatch.phase === "dispatched" && isForsaken(microBatch)) this.#drop(microBatch);
+    }
+  }
+
+  get #underWay(): boolean {
+    return this.#microBatches.some(({ phase }) => phase !== "idle");
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#closed) {
+      const microBatch = this.#ready.shift();
+      if (microBatch === undefined) await this.#wait();
+      else {
+        await this.#turn(microBatch);
+        // Graphs block this thread: answers, admissions and releases come in here, and what was dispatched goes out.
+        await nextEvents();
+      }
+    }
+  }
+
+  async #wait(): Promise<void> {
+    const { clock, observer } = this.#options;
+    const isBubble = this.#underWay;
+    const from = clock.elapsed();
+    await new Promise<void>((resolve) => (this.#wake = resolve));
+    this.#wake = undefined;
+    if (isBubble) observer.waited(from, clock.elapsed());
+  }
+
+  async #turn(microBatch: MicroBatch): Promise<void> {
+    let tokens: readonly EngineToken[] = [];
+    try {
+      if (isForsaken(microBatch)) this.#drop(microBatch);
+      else if (microBatch.phase === "sampling") tokens = await this.#sample(microBatch);
+      else await this.#attend(microBatch);
+    } catch (error) {
+      this.#fail(microBatch, RallyError.from(error));
+    }
+    if (tokens.length > 0) this.#options.listener.tokens(tokens);
+  }
+
+  async #attend(microBatch: MicroBatch): Promise<void> {
+    const { stages, clock, observer } = this.#options;
+    const { schedule, layer } = microBatch;
+    const from = clock.elapsed();
+    microBatch.pass ??= layOut(microBatch, stages);
+    await stages.attend(microBatch.pass, layer);
+    observer.computed("attention", schedule.index, layer, from, clock.elapsed());
+    if (this.#closed) return;
+    // Released while it was attended.
+    if (isForsaken(microBatch)) this.#drop(microBatch);
+    else this.#dispatch(microBatch);
+  }
+
+  #dispatch(microBatch: MicroBatch): void {
+    this.#advance(microBatch, "attended");
+    const { pass, layer, passId, schedule } = microBatch;
+    assert(pass !== undefined, "a dispatched micro-batch has a pass");
+    this.#options.ffn.forward({ passId, microBatch: schedule.index, layer, pass }, (error) => {
+      assert(microBatch.passId === passId && microBatch.layer === layer, "an abandoned trip does not come back");
+      if (error === undefined) this.#combined(microBatch);
+      else this.#fail(microBatch, RallyError.from(error));
+    });
+  }
+
+  #combined(microBatch: MicroBatch): void {
+    this.#advance(microBatch, "answered");
+    microBatch.layer++;
+    const isLast = microBatch.layer === this.#options.stages.config.numLayers;
+    this.#advance(microBatch, isLast ? "lastLayer" : "nextLayer");
+    this.#enqueue(microBatch);
+  }
+
+  /** The head for every sequence whose last known token went through; the rest of a prompt needs none. */
+  async #sample(microBatch: MicroBatch): Promise<readonly EngineToken[]> {
+    const { stages, clock, observer, listener } = this.#options;
+    const { plan, pass, schedule } = microBatch;
+    assert(plan !== undefined && pass !== undefined, "a sampling micro-batch has a pass");
+    const from = clock.elapsed();
+    schedule.finish(plan);
+    this.#passes++;
+    if (plan.kind === "prefill") this.#prefillTokens += pass.numTokens;
+    const { due, rows } = sequencesDue(plan);
+    const logits = due.length === 0 ? undefined : await stages.head(pass, rows);
+    const tokens = logits === undefined ? [] : this.#sequences.draw(due, logits, (...lost) => listener.failed(...lost));
+    this.#decodeTokens += tokens.length;
+    schedule.settle();
+    observer.computed("head", schedule.index, microBatch.layer, from, clock.elapsed());
+    this.#advance(microBatch, "sampled");
+    this.#end(microBatch);
+    return tokens;
+  }
+
+  /** Starts a pass if the micro-batch is idle and has work. */
+  #begin(microBatch: MicroBatch): void {
+    if (microBatch.phase !== "idle" || this.#closed) return;
+    const plan = microBatch.schedule.next();
+    if (plan === undefined) return;
+    microBatch.plan = plan;
+    microBatch.layer = 0;
+    microBatch.passId = this.#nextPassId++;
+    this.#advance(microBatch, "start");
+    this.#enqueue(microBatch);
+  }
+
+  #end(microBatch: MicroBatch): void {
+    microBatch.plan = undefined;
+    microBatch.pass = undefined;
+    this.#begin(microBatch);
+    // So that time without any work is not taken for a bubble.
+    if (microBatch.phase === "idle") this.#wake?.();
+  }
+
+  /** Ends a pass that nobody wants any more. The micro-batch must not be in the queue. */
+  #drop(microBatch: MicroBatch): void {
+    this.#abandon(microBatch);
+    this.#end(microBatch);
+  }
+
+  /** A graph that fails takes the sequences of its pass with it and leaves the other micro-batches alone. */
+  #fail(microBatch: MicroBatch, error: RallyError): void {
+    const lost = (microBatch.plan?.sequences ?? []).filter(({ gone }) => !gone);
+    for (const { request } of lost) this.#sequences.remove(request.key);
+    this.#drop(microBatch);
+    for (const { request } of lost) this.#options.listener.failed(request.key, error);
+  }
+
+  #abandon(microBatch: MicroBatch): void {
+    if (microBatch.phase === "dispatched") this.#options.ffn.abandon(microBatch.schedule.index);
+    if (microBatch.phase !== "idle") this.#advance(microBatch, "abandon");
+    microBatch.plan = undefined;
+    microBatch.pass = undefined;
+    if (this.#closed) assert(microBatch.schedule.next() === undefined, "a closed engine has no sequences");
+  }
+
+  #advance(microBatch: MicroBatch, event: PingPongEvent["type"]): void {
+    microBatch.phase = nextPhase(microBatch.phase, event);
+    this.#transitions++;
+  }
+
+  #enqueue(microBatch: MicroBatch): void {
+    this.#ready.push(microBatch);
+    this.#wake?.();
+  }
+
+  #leastLoaded(): MicroBatch {
+    const candidates = this.#microBatches.slice(0, Math.max(1, this.#options.microBatches()));
+    return candidates.reduce((least, candidate) =>
+      candidate.schedule.numSequences < least.schedule.numSequences ? candidate : least,
+    );
+  }
+}

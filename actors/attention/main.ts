@@ -1,0 +1,98 @@
+import { systemClock } from "../../infra/clock.ts";
+import { RallyError } from "../../infra/errors.ts";
+import { connectNats } from "../../infra/nats-connect.ts";
+import { hashModel, loadConfig } from "../../models/load.ts";
+import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
+import { watchPlacement } from "../protocol/placement.ts";
+import type { AttentionSettings } from "../protocol/role.ts";
+import { type RoleProcess, type RunningRole, runRole } from "../protocol/role-process.ts";
+import { RoleThread } from "../protocol/role-thread.ts";
+import { ACK_WAIT_MS, openRequestQueue, openTokenLog } from "../protocol/streams.ts";
+import { subjectsOf } from "../protocol/subjects.ts";
+import { AttentionActor } from "./attention-actor.ts";
+import type { EngineWorkerData, FromEngine, ToEngine } from "./engine-messages.ts";
+
+/** Requests in hand when a drain begins get this long to end here; the rest goes back to the queue. */
+const DRAIN_LIMIT_MS = 10_000;
+
+async function start(settings: AttentionSettings, process: RoleProcess): Promise<RunningRole> {
+  const { id, deployment, modelDir } = settings;
+  const clock = systemClock;
+  const warn = (text: string) => process.report({ kind: "warning", text });
+  const subjects = subjectsOf(deployment);
+  // Tokens cannot come before a request was admitted, so the actor exists by then.
+  let actor: AttentionActor | undefined;
+  const data: EngineWorkerData = { settings, ffn: "remote", numThreads: 1 };
+  const engine = new RoleThread<ToEngine, FromEngine>("actors/attention/engine-worker", data, {
+    progress: (text) => process.report({ kind: "progress", text }),
+    warning: warn,
+    failed: (error) => process.fail(error),
+    message: (message) => {
+      if (message.kind === "tokens") actor?.tokens(message.tokens);
+      else if (message.kind === "sequenceFailed") actor?.failed(message.key, RallyError.fromWire(message.error));
+    },
+  });
+  const ready = engine.ready();
+  const [config, tokenizer, modelHash, nats] = await Promise.all([
+    loadConfig(modelDir),
+    loadTokenizer(modelDir),
+    hashModel(modelDir),
+    connectNats(settings.nats, { name: id }),
+  ]);
+  const [queue, log] = await Promise.all([
+    openRequestQueue(nats.durable, subjects),
+    openTokenLog(nats.durable, subjects),
+    ready,
+  ]);
+  const placement = await watchPlacement(nats.durable, subjects, {
+    modelHash,
+    changed: ({ epoch }) => engine.post({ kind: "epoch", epoch }),
+    warn,
+    mismatch: (error) => process.fail(error),
+  });
+  actor = new AttentionActor({
+    bus: nats.bus,
+    queue,
+    log,
+    clock,
+    subjects,
+    deployment,
+    attentionId: id,
+    config,
+    tokenizer,
+    engine: {
+      admit: (request) => engine.post({ kind: "admit", request }),
+      release: (key) => engine.post({ kind: "release", key }),
+    },
+    maxSequences: settings.maxSequences,
+    ackWaitMs: ACK_WAIT_MS,
+    appendsPerSecond: settings.appendsPerSecond,
+    warn,
+  });
+  actor.start();
+  const running = actor;
+  return {
+    async drain() {
+      await running.drain(DRAIN_LIMIT_MS);
+      placement.unsubscribe();
+      await engine.close({ kind: "close" });
+      await nats.close();
+    },
+    async stats() {
+      const { stats } = await engine.ask({ kind: "stats" }, "stats");
+      const { owned, machineMs, badMessages } = running.counts;
+      return {
+        ...stats,
+        role: "attention",
+        id,
+        waitingSequences: Math.max(0, owned - stats.activeSequences),
+        machineMs: stats.machineMs + machineMs,
+        badMessages: stats.badMessages + badMessages,
+        rssBytes: globalThis.process.memoryUsage.rss(),
+      };
+    },
+    trace: async () => (await engine.ask({ kind: "trace" }, "trace")).events,
+  };
+}
+
+await runRole<AttentionSettings>("attention", start);

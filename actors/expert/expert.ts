@@ -1,0 +1,208 @@
+import { setImmediate as nextEvents } from "node:timers/promises";
+import type { Bus, BusMessage, Subscription } from "../../infra/bus.ts";
+import type { Clock } from "../../infra/clock.ts";
+import { encode } from "../../infra/codec.ts";
+import { assert, RallyError } from "../../infra/errors.ts";
+import { toWireF32, type WireDtype } from "../../infra/tensor.ts";
+import type { ModelConfig } from "../../models/config.ts";
+import type { FfnShard } from "../../models/stages.ts";
+import { decodeActivationBatch } from "../protocol/decode.ts";
+import type { ActivationBatch, ExpertResult } from "../protocol/messages.ts";
+import type { Subjects } from "../protocol/subjects.ts";
+import { Coalescer } from "./coalesce.ts";
+import { checkPlace, type FfnInput, takeInput } from "./intake.ts";
+import { RowBuffers } from "./row-buffers.ts";
+
+export interface ExpertOptions {
+  readonly bus: Bus;
+  readonly clock: Clock;
+  readonly subjects: Subjects;
+  readonly deployment: string;
+  readonly expertId: string;
+  readonly config: ModelConfig;
+  readonly ffn: FfnShard;
+  readonly epoch: () => number;
+  readonly maxWaitingBatches: number;
+  readonly observer: ExpertObserver;
+}
+
+/** Times in milliseconds of `clock.elapsed()`. */
+export interface ExpertObserver {
+  ran(run: {
+    readonly layer: number;
+    readonly microBatches: readonly number[];
+    readonly rows: number;
+    readonly from: number;
+    readonly to: number;
+    readonly waitMs: number;
+  }): void;
+  badMessage(reason: string): void;
+}
+
+interface WaitingBatch extends FfnInput {
+  readonly batch: ActivationBatch;
+  readonly reply: string;
+  readonly arrivedAt: number;
+}
+
+/** Rows of one run at most, over all coalesced batches. */
+const MAX_RUN_ROWS = 512;
+const OVERLOADED_RETRY_MS = 20;
+
+/** An expert actor's whole life: receive, run, answer. Keeps nothing between messages. */
+export class Expert {
+  readonly #options: ExpertOptions;
+  readonly #waiting: Coalescer<WaitingBatch>;
+  readonly #subscription: Subscription;
+  readonly #buffers: RowBuffers;
+  #running: Promise<void> | undefined;
+
+  constructor(options: ExpertOptions) {
+    this.#options = options;
+    this.#waiting = new Coalescer({ maxWaiting: options.maxWaitingBatches, maxTokens: MAX_RUN_ROWS });
+    this.#buffers = new RowBuffers(options.config);
+    const { shard } = options.ffn.spec;
+    // Replicas of a shard form one queue group: they share the load and stand in for each other.
+    this.#subscription = options.bus.subscribe(options.subjects.ffn(shard), (message) => this.#receive(message), {
+      queue: `shard-${shard}`,
+    });
+  }
+
+  get waiting(): number {
+    return this.#waiting.size;
+  }
+
+  /** Takes no new batch, answers those that wait. */
+  async drain(): Promise<void> {
+    this.#subscription.unsubscribe();
+    await this.#running;
+  }
+
+  #receive(message: BusMessage): void {
+    let batch: ActivationBatch;
+    try {
+      batch = decodeActivationBatch(message.payload);
+    } catch (thrown) {
+      this.#answerUnreadable(message.reply, RallyError.from(thrown));
+      return;
+    }
+    const reply = message.reply ?? this.#options.subjects.act(batch.attentionId, this.#options.ffn.spec.shard);
+    try {
+      this.#admit(batch, reply);
+    } catch (thrown) {
+      const refusal = RallyError.from(thrown);
+      if (refusal.code === "bad-message") this.#options.observer.badMessage(refusal.message);
+      this.#refuse(batch, reply, refusal);
+      return;
+    }
+    this.#running ??= this.#run();
+  }
+
+  /** Queues a batch that fits the model, the placement and the clock. */
+  #admit(batch: ActivationBatch, reply: string): void {
+    const { config, clock, maxWaitingBatches } = this.#options;
+    checkPlace(batch, { deployment: this.#options.deployment, epoch: this.#options.epoch(), now: clock.now() });
+    // Before its tensors are copied: refusing must stay cheap.
+    if (this.#waiting.isFull) {
+      throw new RallyError("overloaded", `${maxWaitingBatches} batches wait already`, {
+        limit: maxWaitingBatches,
+        retryAfterMs: OVERLOADED_RETRY_MS,
+      });
+    }
+    this.#waiting.push({ ...takeInput(batch, config), batch, reply, arrivedAt: clock.elapsed() });
+  }
+
+  async #run(): Promise<void> {
+    for (let batches = this.#next(); batches.length > 0; batches = this.#next()) {
+      const from = this.#options.clock.elapsed();
+      try {
+        const output = await this.#compute(batches);
+        this.#answerAll(batches, output, from);
+      } catch (thrown) {
+        const failure = RallyError.from(thrown, "session-failed");
+        for (const { batch, reply } of batches) this.#refuse(batch, reply, failure);
+      }
+      // Graphs block this thread: here answers go out, and batches come in that may share the next run.
+      await nextEvents();
+    }
+    // In the same turn in which nothing waited any more: whoever comes next starts anew.
+    this.#running = undefined;
+  }
+
+  /** The next batches of one layer, less those that waited too long for anybody to want them. */
+  #next(): WaitingBatch[] {
+    for (;;) {
+      const batches = this.#waiting.take();
+      const wanted = batches.filter(({ batch, reply }) => {
+        if (batch.deadline >= this.#options.clock.now()) return true;
+        this.#refuse(batch, reply, new RallyError("deadline-exceeded", "the deadline passed while the batch waited"));
+        return false;
+      });
+      if (wanted.length > 0 || batches.length === 0) return wanted;
+    }
+  }
+
+  /** One run of the layer for all batches; rows in batch order. Valid until the next call. */
+  async #compute(batches: readonly WaitingBatch[]): Promise<Float32Array> {
+    const [first] = batches;
+    assert(first !== undefined, "a run has a batch");
+    const { layer } = first;
+    const { numTokens, hidden, expertIds, expertWeights } = this.#buffers.merge(batches);
+    const output = this.#buffers.output(numTokens);
+    await this.#options.ffn.forward({ layer, numTokens, hidden, expertIds, expertWeights }, output);
+    return output;
+  }
+
+  #answerAll(batches: readonly WaitingBatch[], output: Float32Array, from: number): void {
+    const { clock, observer, config } = this.#options;
+    const to = clock.elapsed();
+    let rows = 0;
+    let waitMs = 0;
+    for (const { batch, numTokens, reply, arrivedAt } of batches) {
+      const answer = output.subarray(rows * config.hiddenSize, (rows + numTokens) * config.hiddenSize);
+      rows += numTokens;
+      waitMs += from - arrivedAt;
+      this.#publish(reply, {
+        ...this.#header(batch),
+        kind: "result",
+        output: toWireF32(answer, [numTokens, config.hiddenSize], answerDtype(batch)),
+        waitUs: Math.max(0, Math.round((from - arrivedAt) * 1000)),
+        computeUs: Math.max(0, Math.round((to - from) * 1000)),
+      });
+    }
+    const microBatches = batches.map(({ batch }) => batch.microBatch);
+    observer.ran({ layer: batches[0]?.layer ?? 0, microBatches, rows, from, to, waitMs });
+  }
+
+  /** Without a decoded batch only the sender of a request with a reply subject can be told. */
+  #answerUnreadable(reply: string | undefined, error: RallyError): void {
+    this.#options.observer.badMessage(error.message);
+    if (reply === undefined) return;
+    this.#refuse({ passId: 0, microBatch: 0, layer: 0, part: 0, attempt: 0 }, reply, error);
+  }
+
+  #refuse(batch: Position, reply: string, error: RallyError): void {
+    this.#publish(reply, { ...this.#header(batch), kind: "refused", error: error.toWire() });
+  }
+
+  #header({ passId, microBatch, layer, part, attempt }: Position) {
+    const { expertId, ffn } = this.#options;
+    return { passId, microBatch, layer, part, attempt, expertId, shard: ffn.spec.shard };
+  }
+
+  #publish(reply: string, result: ExpertResult): void {
+    try {
+      this.#options.bus.publish(reply, encode(result));
+    } catch (thrown) {
+      // The attention actor sends again what it still misses.
+      this.#options.observer.badMessage(`answer not sent: ${RallyError.from(thrown).message}`);
+    }
+  }
+}
+
+type Position = Pick<ActivationBatch, "passId" | "microBatch" | "layer" | "part" | "attempt">;
+
+/** Answers travel as the question came. */
+function answerDtype(batch: ActivationBatch): Exclude<WireDtype, "i32"> {
+  return batch.hidden.dtype === "i32" ? "f32" : batch.hidden.dtype;
+}

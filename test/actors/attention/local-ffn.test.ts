@@ -1,0 +1,103 @@
+import { describe, expect, it } from "vitest";
+import { combine, type Trip } from "../../../actors/attention/ffn-side.ts";
+import { LocalFfn } from "../../../actors/attention/local-ffn.ts";
+import type { Pass } from "../../../models/stages.ts";
+import { fakeConfig, FakeShard, fakeSpecs } from "../../support/fake-model.ts";
+import { quiet } from "../../support/turns.ts";
+
+function trip(microBatch: number, numTokens = 2, layer = 1): Trip {
+  const { hiddenSize, topK, numExperts } = fakeConfig;
+  const fill = (salt: number) => Float32Array.from({ length: numTokens * hiddenSize }, (_, i) => (i * salt) % 61);
+  const pass: Pass = {
+    numTokens,
+    hidden: new Float32Array(numTokens * hiddenSize),
+    residual: fill(microBatch + 3),
+    ffnInput: fill(microBatch + 7),
+    expertIds: Int32Array.from({ length: numTokens * topK }, (_, i) => (i + microBatch) % numExperts),
+    expertWeights: new Float32Array(numTokens * topK).fill(0.5),
+  };
+  return { passId: 1, microBatch, layer, pass };
+}
+
+async function alone(of: Trip): Promise<Float32Array> {
+  const { pass, ...rest } = of;
+  const copy = { ...rest, pass: { ...pass, hidden: new Float32Array(pass.hidden.length) } };
+  await new Promise<void>((resolve) =>
+    new LocalFfn(fakeSpecs(2).map((spec) => new FakeShard(spec))).forward(copy, () => resolve()),
+  );
+  return copy.pass.hidden;
+}
+
+describe("LocalFfn", () => {
+  it("keeps trips that overlap apart, and answers in order", async () => {
+    const shards = fakeSpecs(2).map((spec) => new FakeShard(spec));
+    for (const shard of shards) shard.gate = () => quiet(2);
+    const ffn = new LocalFfn(shards);
+    const trips = [trip(0, 3), trip(1, 1), trip(2, 5)];
+    const done: number[] = [];
+    for (const each of trips) ffn.forward(each, () => void done.push(each.microBatch));
+    expect(ffn.pending).toBe(3);
+    expect(done).toEqual([]);
+    await quiet();
+    expect(done).toEqual([0, 1, 2]);
+    for (const each of trips) expect(each.pass.hidden).toEqual(await alone(each));
+    expect(ffn.pending).toBe(0);
+  });
+
+  it("neither answers nor writes an abandoned trip, waiting or running", async () => {
+    const shards = fakeSpecs(2).map((spec) => new FakeShard(spec));
+    for (const shard of shards) shard.gate = () => quiet(2);
+    const ffn = new LocalFfn(shards);
+    const trips = [trip(0), trip(1), trip(2)];
+    const done: number[] = [];
+    for (const each of trips) ffn.forward(each, () => void done.push(each.microBatch));
+    await quiet(1);
+    ffn.abandon(0);
+    ffn.abandon(1);
+    expect(ffn.pending).toBe(1);
+    await quiet();
+    expect(done).toEqual([2]);
+    expect(trips[0]?.pass.hidden.every((x) => x === 0)).toBe(true);
+    expect(trips[2]?.pass.hidden).toEqual(await alone(trip(2)));
+  });
+
+  it("hands a shard's failure to its trip alone", async () => {
+    const shard = new FakeShard({ shard: 0, numShards: 1, experts: [0, 1, 2, 3] });
+    shard.gate = ({ numTokens }) => {
+      if (numTokens === 1) throw new Error("the graph broke");
+    };
+    const ffn = new LocalFfn([shard]);
+    const done: [number, string | undefined][] = [];
+    for (const each of [trip(0, 1), trip(1, 2)]) {
+      ffn.forward(each, (error) => void done.push([each.microBatch, error?.message]));
+    }
+    await quiet();
+    expect(done).toEqual([
+      [0, "the graph broke"],
+      [1, undefined],
+    ]);
+    expect(ffn.pending).toBe(0);
+  });
+});
+
+describe("combine", () => {
+  // 1e8 swallows a 1 that comes alone and keeps the 8 that comes together.
+  const [big, small, minus] = [Float32Array.of(1e8), Float32Array.of(3), Float32Array.of(-1e8)];
+  const combined = (...outputs: Float32Array[]) => {
+    const hidden = new Float32Array(1);
+    combine(
+      hidden,
+      Float32Array.of(0.5),
+      outputs.map((output) => output.slice()),
+    );
+    return hidden[0];
+  };
+
+  it("adds in shard order, rounding to f32 each time, then the residual", () => {
+    expect(combined(small)).toBe(3.5);
+    expect(combined(big, small)).toBe(Math.fround(Math.fround(1e8 + 3) + 0.5));
+    expect(combined(big, small, minus)).toBe(Math.fround(1e8 + 3) - 1e8 + 0.5);
+    expect(combined(big, minus, small)).toBe(3.5);
+    expect(combined(big, small, minus)).not.toBe(combined(big, minus, small));
+  });
+});
