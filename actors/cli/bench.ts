@@ -1,0 +1,105 @@
+import { cpus, totalmem } from "node:os";
+import { RallyError } from "../../infra/errors.ts";
+import { loadConfig } from "../../models/load.ts";
+import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
+import { compareRounds, type Comparison } from "./bench/compare.ts";
+import type { Command, CommandContext } from "./command.ts";
+import { natsSettingsOf, TOPOLOGY_FLAGS, topologyOf, CONNECTION_FLAGS } from "./deployment-flags.ts";
+import { badFlag, type FlagValues, integerFlag, noArguments, parseFlags, switchFlag, textFlag } from "./flags.ts";
+import { workload } from "./bench/workload.ts";
+
+const { store: _store, trace: _trace, ...topologyFlags } = TOPOLOGY_FLAGS;
+
+const flags = {
+  compare: textFlag("WHAT", "what to compare with; monolith is the same engine and graphs in one process", "monolith"),
+  concurrency: integerFlag("N", "requests at once", { min: 1, max: 64 }, 32),
+  "max-tokens": integerFlag("N", "output tokens per request", { min: 8, max: 900 }, 128),
+  rounds: integerFlag(
+    "N",
+    "measured rounds of each side, in turns; throughput is their median",
+    { min: 1, max: 99 },
+    5,
+  ),
+  "monolith-threads": integerFlag("N", "threads inside each of the monolith's graphs", { min: 1, max: 64 }, 2),
+  json: switchFlag("print one JSON object"),
+  ...CONNECTION_FLAGS,
+  ...topologyFlags,
+};
+
+export const benchCommand: Command = {
+  name: "bench",
+  summary: "measure a deployment beside a monolith",
+  usage: "[flags]",
+  description: `Starts a deployment of its own and, beside it, a monolith: the same engine, graphs
+and batching in one process, without NATS. Rounds of --concurrency greedy requests
+go to both in turns (deployment, monolith, monolith, deployment, …), after one
+round each to warm up.
+
+tokensPerSecond counts while every request of a round is decoding, at the client;
+tpotMs is the time per output token after a request's first; ratio is deployment ÷
+monolith. Shares are the deployment's during its rounds.`,
+  examples: [
+    ["rally bench", "32 requests at once"],
+    ["rally bench --compare monolith --concurrency 8 --json", "for programs"],
+    ["rally bench --micro-batches 3 --replicas 2", "another topology"],
+  ],
+  flags,
+  run,
+};
+
+async function run(args: readonly string[], context: CommandContext): Promise<number> {
+  const { values, positionals } = parseFlags(flags, args);
+  noArguments("bench", positionals);
+  if (values.compare !== "monolith") throw badFlag("compare", values.compare, "monolith");
+  const topology = topologyOf(values);
+  const [config, tokenizer] = await Promise.all([loadConfig(topology.modelDir), loadTokenizer(topology.modelDir)]);
+  const nats = natsSettingsOf(values, context.env);
+  const comparison = await compareRounds({
+    topology: { ...topology, deployment: `${topology.deployment}-bench` },
+    ...(nats !== undefined && { nats }),
+    requests: workload(tokenizer, config.bosTokenId, values.concurrency),
+    maxTokens: values["max-tokens"],
+    numRounds: values.rounds,
+    monolithThreads: values["monolith-threads"],
+    progress: (text) => context.terminal.progress(text),
+    onKill: (callback) => context.onKill(callback),
+    stopped: () => {
+      if (context.interrupted.aborted) throw new RallyError("cancelled", "interrupted");
+    },
+  });
+  context.terminal.done();
+  const result = { machine: machine(), concurrency: values.concurrency, rounds: values.rounds, ...comparison };
+  if (values.json) context.terminal.write(`${JSON.stringify(result)}\n`);
+  else for (const line of table(comparison, values)) context.terminal.write(`${line}\n`);
+  return 0;
+}
+
+function machine() {
+  const [cpu] = cpus();
+  return { cpu: cpu?.model ?? "unknown", cores: cpus().length, memoryGiB: Math.round(totalmem() / 2 ** 30) };
+}
+
+function table({ afd, monolith, ratio, shares }: Comparison, { concurrency }: FlagValues<typeof flags>): string[] {
+  const row = (name: string, { tokensPerSecond, tpotMs, ttftMs }: Comparison["afd"]) =>
+    [
+      name.padEnd(12),
+      tokensPerSecond.toFixed(0),
+      ...[tpotMs.p50, tpotMs.p99, ttftMs.p50, ttftMs.p99].map((ms) => ms.toFixed(1)),
+    ]
+      .map((cell, i) => (i === 0 ? cell : cell.padStart(10)))
+      .join("");
+  const percent = (share: number) => `${(100 * share).toFixed(1)} %`;
+  return [
+    `${concurrency} at once`.padEnd(12) +
+      ["tokens/s", "TPOT p50", "p99 ms", "TTFT p50", "p99 ms"].map((h) => h.padStart(10)).join(""),
+    row("deployment", afd),
+    row("monolith", monolith),
+    `ratio ${ratio.toFixed(2)}`,
+    "",
+    `attention busy ${percent(shares.attentionBusy)}, experts busy ${percent(shares.expertBusy)}, bubble ${percent(shares.bubble)}, state machines ${percent(shares.machines)}`,
+    `a hop: ${Math.round(shares.bytesPerHop)} bytes, ${shares.wireMsPerHop.toFixed(2)} ms on the wire; ${shares.batchesPerRun.toFixed(2)} batches per run, ${shares.microBatches} micro-batches`,
+    `memory: ${Object.entries(shares.memoryMiB)
+      .map(([id, mib]) => `${id} ${mib} MiB`)
+      .join(", ")}`,
+  ];
+}

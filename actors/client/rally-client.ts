@@ -1,0 +1,192 @@
+import { randomUUID } from "node:crypto";
+import type { Bus } from "../../infra/bus.ts";
+import { type Clock, systemClock } from "../../infra/clock.ts";
+import { encode } from "../../infra/codec.ts";
+import type { Durable, DurableLog, WorkQueue } from "../../infra/durable.ts";
+import { RallyError } from "../../infra/errors.ts";
+import { connectNats } from "../../infra/nats-connect.ts";
+import type { NatsSettings } from "../../infra/nats-settings.ts";
+import type { SamplingParams } from "../../models/sampling/params.ts";
+import type { GenerateRequest } from "../protocol/messages.ts";
+import { openRequestQueue, openTokenLog } from "../protocol/streams.ts";
+import { checkName, type Subjects, subjectsOf } from "../protocol/subjects.ts";
+import { type GenerateOptions, generateRequest } from "./generate-request.ts";
+import { FollowedGeneration, type Generation, type GenerationResult } from "./generation.ts";
+import type { Token } from "./token-feed.ts";
+
+export type { GenerateOptions, Generation, GenerationResult, NatsSettings, SamplingParams, Token };
+export { RallyError };
+
+export interface RallyClientOptions {
+  readonly bus: Bus;
+  readonly durable: Durable;
+  readonly deployment?: string;
+  readonly clock?: Clock;
+  readonly newId?: () => string;
+}
+
+const DEFAULT_DEPLOYMENT = "default";
+/** The owner writes the ending at the deadline; beyond this nobody is there to write one. */
+const DEADLINE_GRACE_MS = 3_000;
+const UNKNOWN_AFTER_MS = 2_000;
+const PUT_RETRY_MS = 250;
+
+/** Asks a deployment for tokens. Safe for any number of requests at once. */
+export class RallyClient {
+  readonly deployment: string;
+  readonly #bus: Bus;
+  readonly #durable: Durable;
+  readonly #clock: Clock;
+  readonly #newId: () => string;
+  readonly #subjects: Subjects;
+  readonly #live = new Set<FollowedGeneration>();
+  #queue: Promise<WorkQueue> | undefined;
+  #log: Promise<DurableLog> | undefined;
+  #closeConnection: (() => Promise<void>) | undefined;
+  #closed = false;
+
+  /** Over a bus and a durable store that stay the caller's; `connect` is the usual way. */
+  constructor(options: RallyClientOptions) {
+    this.deployment = options.deployment ?? DEFAULT_DEPLOYMENT;
+    this.#subjects = subjectsOf(this.deployment);
+    this.#bus = options.bus;
+    this.#durable = options.durable;
+    this.#clock = options.clock ?? systemClock;
+    this.#newId = options.newId ?? randomUUID;
+  }
+
+  /** RallyError `server-unavailable` if no server answers, `store-unavailable` if it has no JetStream. */
+  static async connect(
+    nats: NatsSettings,
+    options: { readonly deployment?: string; readonly name?: string } = {},
+  ): Promise<RallyClient> {
+    const { deployment = DEFAULT_DEPLOYMENT, name = "rally-client" } = options;
+    checkName("deployment", deployment);
+    const connection = await connectNats(nats, { name });
+    const client = new RallyClient({ bus: connection.bus, durable: connection.durable, deployment });
+    client.#closeConnection = () => connection.close();
+    return client;
+  }
+
+  /**
+   * Sends a request and follows its tokens. Throws RallyError `bad-request` at once for what no deployment would take; all
+   * later refusals (`overloaded`, `context-exceeded`, …) come from the iteration and from `result`.
+   */
+  generate(options: GenerateOptions): Generation {
+    this.#checkOpen();
+    const request = generateRequest(options, {
+      deployment: this.deployment,
+      now: this.#clock.now(),
+      newId: this.#newId,
+    });
+    const generation = this.#follow(request.requestId, 0);
+    const end = this.#clock.after(request.deadline - this.#clock.now() + DEADLINE_GRACE_MS, () =>
+      generation.fail(
+        new RallyError("deadline-exceeded", "the deadline has passed and nobody has ended the request", {
+          requestId: request.requestId,
+          deadline: request.deadline,
+        }),
+      ),
+    );
+    void generation.result.catch(() => undefined).finally(() => end.cancel());
+    this.#put(request).catch((thrown: unknown) => generation.fail(RallyError.from(thrown)));
+    return generation;
+  }
+
+  /**
+   * Follows a request, anybody's, from a token index on, and to its end. `unknown-request` if its log is empty for 2 s, as it
+   * also is while the request waits for its turn; then ask again.
+   */
+  resume(requestId: string, fromIndex = 0): Generation {
+    this.#checkOpen();
+    checkName("requestId", requestId);
+    if (!Number.isSafeInteger(fromIndex) || fromIndex < 0) {
+      throw new RallyError("bad-request", `fromIndex must be an integer from 0, found ${fromIndex}`, {
+        field: "fromIndex",
+        found: fromIndex,
+      });
+    }
+    return this.#follow(requestId, fromIndex, UNKNOWN_AFTER_MS);
+  }
+
+  /**
+   * Asks the owner of a request to end it; resolves when the server has the message. A request still in the queue has no owner
+   * and hears nothing: `Generation.cancel` asks until the ending has come.
+   */
+  async cancel(requestId: string): Promise<void> {
+    this.#checkOpen();
+    this.#bus.publish(this.#subjects.cancel(checkName("requestId", requestId)), new Uint8Array());
+    await this.#bus.flush();
+  }
+
+  /** Stops following; requests go on. Closes the connection that `connect` made. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    for (const generation of this.#live) generation.fail(new RallyError("closed", "the client was closed"));
+    await this.#closeConnection?.();
+  }
+
+  /** Following starts beside the sending: the log is read from its beginning, so nothing is missed. */
+  #follow(requestId: string, fromIndex: number, unknownAfterMs?: number): FollowedGeneration {
+    const subject = this.#subjects.cancel(requestId);
+    const generation = new FollowedGeneration({
+      requestId,
+      fromIndex,
+      clock: this.#clock,
+      sendCancel: () => void (this.#closed || this.#bus.publish(subject, new Uint8Array())),
+    });
+    const unknown =
+      unknownAfterMs === undefined
+        ? undefined
+        : this.#clock.after(unknownAfterMs, () =>
+            generation.fail(
+              new RallyError("unknown-request", `nothing is known of request ${requestId}`, {
+                field: "requestId",
+                requestId,
+              }),
+            ),
+          );
+    this.#live.add(generation);
+    const release = () => {
+      unknown?.cancel();
+      this.#live.delete(generation);
+    };
+    generation.result.then(release, release);
+    this.#log ??= openTokenLog(this.#durable, this.#subjects);
+    this.#log
+      .then((log) =>
+        log.follow(this.#subjects.tokens(requestId), ({ payload }) => {
+          unknown?.cancel();
+          generation.entry(payload);
+        }),
+      )
+      .then(
+        (subscription) => generation.follows(subscription),
+        (thrown: unknown) => {
+          this.#log = undefined;
+          generation.fail(RallyError.from(thrown));
+        },
+      );
+    return generation;
+  }
+
+  /** An unanswered put may have arrived; its id makes sending it again harmless. */
+  async #put(request: GenerateRequest): Promise<void> {
+    const payload = encode(request);
+    for (;;) {
+      try {
+        this.#queue ??= openRequestQueue(this.#durable, this.#subjects);
+        return await (await this.#queue).put(request.requestId, payload);
+      } catch (thrown) {
+        this.#queue = undefined;
+        const error = RallyError.from(thrown);
+        if (error.code !== "timeout" || this.#closed || this.#clock.now() >= request.deadline) throw error;
+        await new Promise<void>((resolve) => this.#clock.after(PUT_RETRY_MS, resolve));
+      }
+    }
+  }
+
+  #checkOpen(): void {
+    if (this.#closed) throw new RallyError("closed", "the client was closed");
+  }
+}
