@@ -14,6 +14,7 @@ export interface AttentionStages {
   /**
    * Prepares one trip of `numSequences × chunk` tokens through all layers: positions, causal mask, buffers.
    * Slots `firstSlot … firstSlot + numSequences - 1` of `kv` are used; sequence i has `pasts[i]` tokens there already.
+   * The pass before it on the same `kv` is over then: its arrays are used again.
    */
   plan(request: PassRequest): Pass;
 

@@ -60,9 +60,19 @@ function moveInPlace(building: string, dir: string): string {
       // Another process was first, or what lies there is broken: that makes way.
       if (isWhole(dir)) return dir;
       if (attempt === 3) throw RallyError.from(error);
-      rmSync(dir, { recursive: true, force: true });
+      // Moved away, not deleted in place: should another process put a whole one there meanwhile, it loses no file of it.
+      moveAway(dir, `${building}-broken`);
     }
   }
+}
+
+function moveAway(dir: string, target: string): void {
+  try {
+    renameSync(dir, target);
+  } catch {
+    // Another process has moved it already.
+  }
+  rmSync(target, { recursive: true, force: true });
 }
 
 function isWhole(dir: string): boolean {
@@ -92,8 +102,10 @@ function checksum(file: string): string {
 
 function removeStaleBuilds(parent: string): void {
   for (const name of readdirSync(parent)) {
+    if (!name.includes(".build-")) continue;
     const dir = path.join(parent, name);
-    if (!name.includes(".build-") || Date.now() - statSync(dir).mtimeMs < STALE_BUILD_MS) continue;
-    rmSync(dir, { recursive: true, force: true });
+    // It may be gone by now, when another process does the same.
+    const age = Date.now() - (statSync(dir, { throwIfNoEntry: false })?.mtimeMs ?? Infinity);
+    if (age > STALE_BUILD_MS) rmSync(dir, { recursive: true, force: true });
   }
 }

@@ -3,7 +3,7 @@ import path from "node:path";
 import type { ExternalData } from "./onnx.ts";
 
 /** The one weights file beside the graphs of a folder. */
-export const WEIGHTS_FILE = "weights.bin";
+const WEIGHTS_FILE = "weights.bin";
 
 /** Appends weights to the file that a folder's graphs share. ONNX Runtime maps it into memory, so it is written, not kept. */
 export class WeightsFile {

@@ -3,9 +3,11 @@ import { setImmediate } from "node:timers/promises";
 import { assert } from "../../infra/errors.ts";
 import type { OpenSession, Session } from "../../infra/session.ts";
 import type { ModelConfig } from "../config.ts";
+import type { KvCache } from "../kv-cache.ts";
 import type { AttentionStages, Pass, PassRequest } from "../stages.ts";
 import { attendGraph, CORE_GRAPH, HEAD_GRAPH, projectGraph } from "./attention-graphs.ts";
 import { keysAndValues, planPass, type Step3Pass } from "./pass.ts";
+import { PassBuffers } from "./pass-buffers.ts";
 import { Rope } from "./rope.ts";
 import { route } from "./route.ts";
 
@@ -32,6 +34,8 @@ export class Step3AttentionStages implements AttentionStages {
   readonly #core: Session;
   readonly #head: Session;
   readonly #rope: Rope;
+  /** A KV cache has one pass at a time, so that is who its buffers belong to. */
+  readonly #buffers = new WeakMap<KvCache, PassBuffers>();
   #headRows = new Float32Array(0);
   #logits = new Float32Array(0);
 
@@ -56,7 +60,9 @@ export class Step3AttentionStages implements AttentionStages {
       pasts.every((past) => past + chunk <= kv.stride),
       "the KV cache has room for the chunk",
     );
-    return planPass(this.config, this.#core, request, this.#embed(tokenIds));
+    const buffers = this.#buffersOf(kv);
+    const hidden = this.#embed(tokenIds, buffers.take("hidden", numTokens * this.config.hiddenSize));
+    return planPass({ config: this.config, session: this.#core, buffers }, request, hidden);
   }
 
   async attend(pass: Pass, layer: number): Promise<void> {
@@ -132,10 +138,18 @@ export class Step3AttentionStages implements AttentionStages {
     }
   }
 
-  /** [tokenIds.length, hiddenSize] */
-  #embed(tokenIds: readonly number[]): Float32Array {
+  #buffersOf(kv: KvCache): PassBuffers {
+    let buffers = this.#buffers.get(kv);
+    if (buffers === undefined) {
+      buffers = new PassBuffers();
+      this.#buffers.set(kv, buffers);
+    }
+    return buffers;
+  }
+
+  /** Fills `hidden` [tokenIds.length, hiddenSize]. */
+  #embed(tokenIds: readonly number[], hidden: Float32Array): Float32Array {
     const { hiddenSize, vocabSize } = this.config;
-    const hidden = new Float32Array(tokenIds.length * hiddenSize);
     for (let i = 0; i < tokenIds.length; i++) {
       const id = tokenIds[i] as number;
       assert(id >= 0 && id < vocabSize, `token ${id} is in the vocabulary`);

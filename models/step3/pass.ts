@@ -2,6 +2,7 @@ import type { Session, SessionTensor, SessionTensors } from "../../infra/session
 import type { ModelConfig } from "../config.ts";
 import { KV_BLOCK, type KvCache } from "../kv-cache.ts";
 import type { Pass, PassRequest } from "../stages.ts";
+import type { PassBuffers } from "./pass-buffers.ts";
 
 /** A pass with the buffers and tensors that its layers share. */
 export interface Step3Pass extends Pass {
@@ -40,17 +41,26 @@ interface ApartRuns {
   readonly mask: SessionTensor; // [numTokens, 1, 1]
 }
 
-/** What a run of its own costs, in tokens attended by one token more. */
-const RUN_COST = 150;
+/** What a run of its own costs, measured in tokens that a decoding sequence might attend to instead. */
+const RUN_COST = 350;
 
-export function planPass(config: ModelConfig, session: Session, request: PassRequest, hidden: Float32Array): Step3Pass {
+/** What a plan is made of. `buffers` must not be in use by another pass. */
+export interface PlanTools {
+  readonly config: ModelConfig;
+  readonly session: Session;
+  readonly buffers: PassBuffers;
+}
+
+export function planPass(tools: PlanTools, request: PassRequest, hidden: Float32Array): Step3Pass {
+  const { config, session, buffers } = tools;
   const { numSequences, chunk } = request;
   const { hiddenSize, numHeads, headDim, topK, numExperts } = config;
   const numTokens = numSequences * chunk;
-  const rows = (width: number) => new Float32Array(numTokens * width);
+  const rows = (name: string, width: number) => buffers.take(name, numTokens * width);
   const queryWidth = numHeads * headDim;
-  const [projected, attended] = [rows(queryWidth + 2 * headDim), rows(2 * hiddenSize + numExperts)];
-  const query = rows(queryWidth);
+  const projected = rows("projected", queryWidth + 2 * headDim);
+  const attended = rows("attended", 2 * hiddenSize + numExperts);
+  const query = rows("query", queryWidth);
   const [residualEnd, ffnInputEnd] = [numTokens * hiddenSize, 2 * numTokens * hiddenSize];
   const hiddenTensor = session.tensor(hidden, [numTokens, hiddenSize]);
   const apart = lengthsDiffer(request);
@@ -65,7 +75,7 @@ export function planPass(config: ModelConfig, session: Session, request: PassReq
     keyValue: projected.subarray(query.length),
     query,
     expertIds: new Int32Array(numTokens * topK),
-    expertWeights: rows(topK),
+    expertWeights: rows("expertWeights", topK),
     hiddenTensor,
     projectFeeds: { hidden: hiddenTensor },
     projectFetches: { projected: session.tensor(projected, [projected.length]) },
@@ -73,8 +83,8 @@ export function planPass(config: ModelConfig, session: Session, request: PassReq
       dense: { attended: session.tensor(attended.subarray(0, ffnInputEnd), [ffnInputEnd]) },
       moe: { attended: session.tensor(attended, [attended.length]) },
     },
-    together: apart ? undefined : sequenceRun(config, session, request, query, 0, numSequences),
-    apart: apart ? apartRuns(config, session, request, query) : undefined,
+    together: apart ? undefined : sequenceRun(tools, request, query, 0, numSequences),
+    apart: apart ? apartRuns(tools, request, query) : undefined,
   };
 }
 
@@ -86,27 +96,27 @@ export function keysAndValues(session: Session, kv: KvCache, layer: number, run:
   return { keys: session.tensor(keys.subarray(0, size), dims), values: session.tensor(values.subarray(0, size), dims) };
 }
 
-function apartRuns(config: ModelConfig, session: Session, request: PassRequest, query: Float32Array): ApartRuns {
+function apartRuns(tools: PlanTools, request: PassRequest, query: Float32Array): ApartRuns {
+  const { config, session, buffers } = tools;
   const { numSequences, chunk } = request;
   const { numHeads, headDim } = config;
   const numTokens = numSequences * chunk;
-  const heads = new Float32Array(numTokens * numHeads * headDim);
+  const heads = buffers.take("heads", numTokens * numHeads * headDim);
   const size = chunk * numHeads * headDim;
   const runs = Array.from({ length: numSequences }, (_, i) => ({
-    ...sequenceRun(config, session, request, query, i, 1),
+    ...sequenceRun(tools, request, query, i, 1),
     heads: session.tensor(heads.subarray(i * size, (i + 1) * size), [1, chunk * numHeads, headDim]),
   }));
   return {
     runs,
     heads: session.tensor(heads, [numTokens * numHeads, 1, headDim]),
-    mask: session.tensor(new Float32Array(numTokens), [numTokens, 1, 1]),
+    mask: session.tensor(buffers.take("noMask", numTokens).fill(0), [numTokens, 1, 1]),
   };
 }
 
 /** Sequences `first … first + count - 1` of the request. One alone attends to no more than its own length. */
 function sequenceRun(
-  config: ModelConfig,
-  session: Session,
+  { config, session, buffers }: PlanTools,
   { kv, firstSlot, chunk, pasts }: PassRequest,
   query: Float32Array,
   first: number,
@@ -115,18 +125,23 @@ function sequenceRun(
   const { numHeads, headDim } = config;
   const stride = count === 1 ? blocks((pasts[first] as number) + chunk) : kv.stride;
   const size = chunk * numHeads * headDim;
+  const mask = buffers.take(`mask ${first}`, count * chunk * stride);
   return {
     firstSlot: firstSlot + first,
     numSequences: count,
     stride,
     query: session.tensor(query.subarray(first * size, (first + count) * size), [count, chunk * numHeads, headDim]),
-    mask: session.tensor(causalMask(pasts.slice(first, first + count), chunk, stride), [count * chunk, 1, stride]),
+    mask: session.tensor(causalMask(mask, pasts.slice(first, first + count), chunk, stride), [
+      count * chunk,
+      1,
+      stride,
+    ]),
   };
 }
 
-/** 0 where a token may look, -Infinity where it may not: later tokens, padding. [pasts.length * chunk, stride] */
-function causalMask(pasts: readonly number[], chunk: number, stride: number): Float32Array {
-  const mask = new Float32Array(pasts.length * chunk * stride);
+/** Fills `mask` [pasts.length * chunk, stride]: 0 where a token may look, -Infinity where it may not: later tokens, padding. */
+function causalMask(mask: Float32Array, pasts: readonly number[], chunk: number, stride: number): Float32Array {
+  mask.fill(0);
   for (let sequence = 0, row = 0; sequence < pasts.length; sequence++) {
     for (let i = 0; i < chunk; i++, row++) {
       mask.fill(-Infinity, row * stride + (pasts[sequence] as number) + i + 1, (row + 1) * stride);
@@ -140,7 +155,7 @@ function lengthsDiffer({ kv, numSequences, chunk, pasts }: PassRequest): boolean
   if (numSequences === 1) return false;
   let lengths = 0;
   for (const past of pasts) lengths += blocks(past + chunk);
-  return (lengths + (numSequences * RUN_COST) / chunk) * 1.25 < numSequences * kv.stride;
+  return lengths + (numSequences * RUN_COST) / chunk < numSequences * kv.stride;
 }
 
 function blocks(length: number): number {

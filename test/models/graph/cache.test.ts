@@ -1,4 +1,13 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
@@ -66,6 +75,15 @@ describe("the graph cache", () => {
     expect(readFileSync(path.join(dir, "graph.onnx"), "utf8")).toBe("graph of k");
     expect([first.built, second.built]).toEqual([1, 1]);
     expect(readdirSync(path.dirname(dir))).toEqual(["k"]);
+  });
+
+  it("clears away what a dead process left, and nothing younger", () => {
+    const graphs = path.join(cacheDir, "graphs");
+    const old = new Date(Date.now() - 2 * 60 * 60 * 1000);
+    for (const name of ["a.build-old", "a.build-new"]) mkdirSync(path.join(graphs, name), { recursive: true });
+    utimesSync(path.join(graphs, "a.build-old"), old, old);
+    new Builder().get();
+    expect(readdirSync(graphs).sort()).toEqual(["a.build-new", "k"]);
   });
 
   it("leaves nothing of a build that failed", () => {
