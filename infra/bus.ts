@@ -23,6 +23,8 @@ export interface PublishOptions {
    * through shared memory, with the message as the doorbell.
    */
   readonly single?: boolean;
+  /** The payload is only lent: it is the caller's again when `publish` returns. */
+  readonly borrowed?: boolean;
 }
 
 export type BusStatus = "connected" | "disconnected" | "closed";
@@ -32,8 +34,8 @@ export interface Bus {
   readonly maxPayload: number;
 
   /**
-   * Sends at most once, in order per publisher. Takes over `payload`: the caller must not write to it afterwards.
-   * Throws RallyError `payload-too-large` above `maxPayload`, `closed` after `close`.
+   * Sends at most once, in order per publisher. Takes over `payload`, unless it is `borrowed`: the caller must not write to it
+   * afterwards. Throws RallyError `payload-too-large` above `maxPayload`, `closed` after `close`.
    */
   publish(subject: string, payload: Uint8Array, reply?: string, options?: PublishOptions): void;
 

@@ -18,12 +18,7 @@ const scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
  * The result is the caller's own; the bytes of each Uint8Array were copied once.
  */
 export function encode(value: unknown): Uint8Array {
-  let plain = value;
-  let size = sizeOf(plain, "message", 0);
-  if (Number.isNaN(size)) {
-    plain = tidy(plain);
-    size = sizeOf(plain, "message", 0);
-  }
+  const { plain, size } = measured(value);
   if (size + PACKR_SLACK <= SCRATCH_BYTES) {
     packr.useBuffer(scratch);
     // A copy out of Node's pool: cheaper than a buffer per small message.
@@ -31,6 +26,28 @@ export function encode(value: unknown): Uint8Array {
   }
   packr.useBuffer(Buffer.allocUnsafeSlow(size + PACKR_SLACK));
   return packr.pack(plain);
+}
+
+/**
+ * As `encode`, into memory that its next call uses again: for large messages in a hot path, whose bytes the bus only borrows.
+ * A fresh buffer for each would have V8 collect garbage several times a second, for memory that it does not manage.
+ */
+export class ScratchEncoder {
+  #scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
+
+  encode(value: unknown): Uint8Array {
+    const { plain, size } = measured(value);
+    if (size + PACKR_SLACK > this.#scratch.length) this.#scratch = Buffer.allocUnsafeSlow(2 * size + PACKR_SLACK);
+    packr.useBuffer(this.#scratch);
+    return packr.pack(plain);
+  }
+}
+
+function measured(value: unknown): { readonly plain: unknown; readonly size: number } {
+  const size = sizeOf(value, "message", 0);
+  if (!Number.isNaN(size)) return { plain: value, size };
+  const plain = tidy(value);
+  return { plain, size: sizeOf(plain, "message", 0) };
 }
 
 /**

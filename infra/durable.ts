@@ -27,8 +27,10 @@ export interface QueueOptions {
 export interface WorkQueue {
   /** Resolves once the job is on disk. `overloaded` when full. The same `id` twice within two minutes is one job. */
   put(id: string, payload: Uint8Array): Promise<void>;
-  /** Up to `max` jobs; waits at most `waitMs` for the first. An empty list is a normal answer. */
-  pull(max: number, waitMs: number): Promise<Job[]>;
+  /** Up to `max` jobs; waits at most `waitMs` for the first, or until `cancelled`. An empty list is a normal answer. */
+  pull(max: number, waitMs: number, cancelled?: AbortSignal): Promise<Job[]>;
+  /** The first job behind position `afterSeq` that is not done, for looking at only: whoever has it keeps it. */
+  peek(afterSeq: number): Promise<{ readonly seq: number; readonly payload: Uint8Array } | undefined>;
   /** Jobs not yet done. */
   depth(): Promise<number>;
 }

@@ -2,6 +2,7 @@
 export const ERROR_CODES = [
   "bad-request", // a field of a request is missing, unknown or out of range
   "bad-message", // bytes that are not a message of ours, or a tensor that contradicts itself
+  "corrupted", // a checksum that does not fit: bytes changed on their way
   "bad-settings", // a setting, flag or environment variable
   "bad-model", // a checkpoint that is truncated, misses a tensor or has one of a wrong shape
   "unsupported-model", // an architecture or option that no family here implements

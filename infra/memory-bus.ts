@@ -1,4 +1,4 @@
-import type { Bus, BusHandler, BusMessage, BusStatus, Subscription } from "./bus.ts";
+import type { Bus, BusHandler, BusMessage, BusStatus, PublishOptions, Subscription } from "./bus.ts";
 import { systemClock, type Clock } from "./clock.ts";
 import { RallyError } from "./errors.ts";
 import { checkPattern, checkSubject, matchesSubject } from "./subject.ts";
@@ -144,7 +144,7 @@ export class MemoryBus implements Bus {
     if (this.#status === "disconnected") this.#setStatus("connected");
   }
 
-  publish(subject: string, payload: Uint8Array, reply?: string): void {
+  publish(subject: string, payload: Uint8Array, reply?: string, { borrowed = false }: PublishOptions = {}): void {
     this.#checkOpen();
     checkSubject(subject);
     if (payload.length > this.maxPayload) {
@@ -154,7 +154,7 @@ export class MemoryBus implements Bus {
         limit: this.maxPayload,
       });
     }
-    if (this.connected) this.#router.publish(this, subject, payload, reply);
+    if (this.connected) this.#router.publish(this, subject, borrowed ? new Uint8Array(payload) : payload, reply);
   }
 
   subscribe(subject: string, handler: BusHandler, options: { readonly queue?: string } = {}): Subscription {

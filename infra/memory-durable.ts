@@ -38,6 +38,7 @@ export class MemoryDurable implements Durable {
 
   async remove(kind: "queue" | "log" | "keyValue", name: string): Promise<void> {
     this.#checkUp();
+    if (kind === "queue") this.#queues.get(name)?.remove();
     const opened = { queue: this.#queues, log: this.#logs, keyValue: this.#buckets }[kind];
     opened.delete(name);
   }

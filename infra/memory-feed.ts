@@ -4,6 +4,10 @@ import type { Subscription } from "./bus.ts";
 export class Feed<T> {
   readonly #followers = new Set<(item: T) => void>();
 
+  get isFollowed(): boolean {
+    return this.#followers.size > 0;
+  }
+
   push(item: T): void {
     for (const take of this.#followers) take(item);
   }

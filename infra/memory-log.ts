@@ -24,6 +24,8 @@ export class MemoryLog implements DurableLog {
   readonly #logs = new Map<string, SubjectLog>();
   #lastSeq = 0;
   #bytes = 0;
+  /** Until then nothing is too old. */
+  #expiresAt = Infinity;
 
   /** `checkUp` throws while the store is out of reach. */
   constructor(options: LogOptions, clock: Clock, checkUp: () => void) {
@@ -35,6 +37,7 @@ export class MemoryLog implements DurableLog {
 
   configure(options: LogOptions): void {
     this.#options = options;
+    this.#expiresAt = 0;
   }
 
   async append(
@@ -61,6 +64,7 @@ export class MemoryLog implements DurableLog {
     }
     const entry: StoredEntry = { seq: ++this.#lastSeq, payload: new Uint8Array(payload), at: this.#clock.elapsed() };
     this.#bytes += payload.length;
+    this.#expiresAt = Math.min(this.#expiresAt, entry.at + this.#options.maxAgeMs);
     this.#seen.remember(id, entry.seq);
     log.entries.push(entry);
     log.feed.push({ seq: entry.seq, payload: entry.payload });
@@ -98,8 +102,12 @@ export class MemoryLog implements DurableLog {
   }
 
   #expire(): void {
-    const oldest = this.#clock.elapsed() - this.#options.maxAgeMs;
-    for (const log of this.#logs.values()) {
+    const { maxAgeMs } = this.#options;
+    const now = this.#clock.elapsed();
+    if (now < this.#expiresAt) return;
+    this.#expiresAt = Infinity;
+    const oldest = now - maxAgeMs;
+    for (const [subject, log] of this.#logs) {
       let numOld = 0;
       for (const { at, payload } of log.entries) {
         if (at > oldest) break;
@@ -107,6 +115,9 @@ export class MemoryLog implements DurableLog {
         this.#bytes -= payload.length;
       }
       if (numOld > 0) log.entries = log.entries.slice(numOld);
+      const [first] = log.entries;
+      if (first !== undefined) this.#expiresAt = Math.min(this.#expiresAt, first.at + maxAgeMs);
+      else if (!log.feed.isFollowed) this.#logs.delete(subject);
     }
   }
 }

@@ -14,8 +14,8 @@ interface StoredJob {
 
 interface WaitingPull {
   readonly max: number;
-  readonly resolve: (jobs: Job[]) => void;
-  readonly timer: Timer;
+  /** Ends the waiting. */
+  readonly settle: (jobs: Job[]) => void;
 }
 
 export class MemoryQueue implements WorkQueue {
@@ -29,6 +29,7 @@ export class MemoryQueue implements WorkQueue {
   #waiting: StoredJob[] = [];
   #pulls: WaitingPull[] = [];
   #lastSeq = 0;
+  #removed = false;
 
   /** `checkUp` throws while the store is out of reach. */
   constructor(options: QueueOptions, clock: Clock, checkUp: () => void) {
@@ -42,6 +43,10 @@ export class MemoryQueue implements WorkQueue {
     this.#options = options;
   }
 
+  remove(): void {
+    this.#removed = true;
+  }
+
   async put(id: string, payload: Uint8Array): Promise<void> {
     const { maxJobs, maxJobBytes, name } = this.#options;
     if (payload.length > maxJobBytes) {
@@ -51,7 +56,7 @@ export class MemoryQueue implements WorkQueue {
         limit: maxJobBytes,
       });
     }
-    this.#checkUp();
+    this.#checkOpen();
     if (this.#seen.find(id) !== undefined) return;
     if (this.#jobs.size >= maxJobs) {
       throw new RallyError("overloaded", `queue ${name} holds ${maxJobs} jobs, its limit`, {
@@ -66,31 +71,50 @@ export class MemoryQueue implements WorkQueue {
     this.#serve();
   }
 
-  async pull(max: number, waitMs: number): Promise<Job[]> {
-    this.#checkUp();
+  async pull(max: number, waitMs: number, cancelled?: AbortSignal): Promise<Job[]> {
+    this.#checkOpen();
+    if (cancelled?.aborted === true) return [];
     const jobs = this.#take(max);
     if (jobs.length > 0 || waitMs <= 0) return jobs;
     return await new Promise<Job[]>((resolve) => {
-      const timer = this.#clock.after(waitMs, () => {
+      const settle = (given: Job[]): void => {
         this.#pulls = this.#pulls.filter((other) => other !== pull);
-        resolve([]);
-      });
-      const pull: WaitingPull = { max, resolve, timer };
+        timer.cancel();
+        cancelled?.removeEventListener("abort", giveUp);
+        resolve(given);
+      };
+      const giveUp = (): void => settle([]);
+      const timer = this.#clock.after(waitMs, giveUp);
+      cancelled?.addEventListener("abort", giveUp);
+      const pull: WaitingPull = { max, settle };
       this.#pulls.push(pull);
     });
   }
 
+  async peek(afterSeq: number): Promise<{ readonly seq: number; readonly payload: Uint8Array } | undefined> {
+    this.#checkOpen();
+    for (const { seq, payload } of this.#jobs.values()) {
+      if (seq > afterSeq) return { seq, payload: new Uint8Array(payload) };
+    }
+    return undefined;
+  }
+
   async depth(): Promise<number> {
-    this.#checkUp();
+    this.#checkOpen();
     return this.#jobs.size;
+  }
+
+  #checkOpen(): void {
+    this.#checkUp();
+    const { name } = this.#options;
+    if (this.#removed) throw new RallyError("store-unavailable", `queue ${name} is gone`, { queue: name });
   }
 
   #serve(): void {
     while (this.#waiting.length > 0) {
-      const pull = this.#pulls.shift();
+      const [pull] = this.#pulls;
       if (pull === undefined) return;
-      pull.timer.cancel();
-      pull.resolve(this.#take(pull.max));
+      pull.settle(this.#take(pull.max));
     }
   }
 

@@ -9,7 +9,7 @@ import { checkPattern, checkSubject } from "./subject.ts";
 export class NatsBus implements Bus {
   readonly #link: NatsLink;
   readonly #requests: NatsRequests;
-  readonly #shared: SharedPayloads | undefined;
+  readonly #shared: SharedPayloads;
   /** Subjects that were found to be well-formed: there are few, and they are used for every message. */
   readonly #checked = new Set<string>();
   #closed = false;
@@ -18,7 +18,7 @@ export class NatsBus implements Bus {
   constructor(link: NatsLink, { shared = false }: { readonly shared?: boolean } = {}) {
     this.#link = link;
     this.#requests = new NatsRequests(link);
-    this.#shared = shared ? SharedPayloads.open(link) : undefined;
+    this.#shared = SharedPayloads.open(link, shared);
   }
 
   get maxPayload(): number {
@@ -36,16 +36,15 @@ export class NatsBus implements Bus {
         limit: this.#link.maxPayload,
       });
     }
-    if (options.single === true && this.#shared?.publish(subject, payload, reply) === true) return;
-    this.#link.publish(subject, payload, reply);
+    if (options.single === true && this.#shared.publish(subject, payload, reply)) return;
+    this.#link.publish(subject, options.borrowed === true ? new Uint8Array(payload) : payload, reply);
   }
 
   subscribe(subject: string, handler: BusHandler, options: { readonly queue?: string } = {}): Subscription {
     this.#checkOpen();
     checkPattern(subject);
     if (options.queue !== undefined) checkSubject(options.queue);
-    const shared = this.#shared;
-    return this.#link.subscribe(subject, shared === undefined ? handler : shared.receiver(handler), options.queue);
+    return this.#link.subscribe(subject, this.#shared.receiver(handler), options.queue);
   }
 
   async request(subject: string, payload: Uint8Array, timeoutMs: number): Promise<BusMessage> {
@@ -68,7 +67,7 @@ export class NatsBus implements Bus {
     this.#closed = true;
     this.#requests.close();
     await this.#link.close();
-    this.#shared?.close();
+    this.#shared.close();
   }
 
   #checkSubject(subject: string): void {

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import { DUPLICATE_WINDOW_MS, RETRY_AFTER_MS } from "./durable-limits.ts";
 import { RallyError, type ErrorFields } from "./errors.ts";
 import type { NatsHeaders, NatsLink, NatsMessage } from "./nats-link.ts";
@@ -6,6 +7,8 @@ import { NatsRequests } from "./nats-requests.ts";
 const API = "$JS.API";
 const TIMEOUT_MS = 5000;
 const NAME = /^[A-Za-z0-9_-]{1,128}$/;
+const CREATE_ATTEMPTS = 20;
+const CREATE_RETRY_MS = 25;
 const EMPTY = new Uint8Array(0);
 
 /** Nanoseconds, JetStream's unit for durations. */
@@ -63,7 +66,21 @@ export class JetStream {
     return { seq, duplicate: duplicate === true };
   }
 
-  /** The last message of a subject, or the first from `seq` on; undefined if there is none. */
+  /** The first message of a subject from `seq` on; undefined if there is none. */
+  async next(
+    stream: string,
+    from: { readonly seq: number; readonly next_by_subj: string },
+  ): Promise<{ readonly seq: number; readonly payload: Uint8Array } | undefined> {
+    const answer = await this.#send(`${API}.DIRECT.GET.${stream}`, Buffer.from(JSON.stringify(from)), TIMEOUT_MS);
+    if (answer.status === 404) return undefined;
+    const seq = Number(answer.header("Nats-Sequence"));
+    if (answer.status !== 0 || !Number.isSafeInteger(seq)) {
+      throw unavailable(`reading ${stream} from ${from.seq}: status ${answer.status}`);
+    }
+    return { seq, payload: answer.payload };
+  }
+
+  /** The last message of a subject; undefined if there is none. */
   async get(stream: string, which: { readonly last: string }): Promise<NatsMessage | undefined> {
     const answer = await this.#send(`${API}.DIRECT.GET.${stream}.${which.last}`, EMPTY, TIMEOUT_MS);
     if (answer.status === 404) return undefined;
@@ -86,11 +103,23 @@ export class JetStream {
       allow_direct: true,
       ...config,
     };
-    try {
-      await this.call(`STREAM.CREATE.${config.name}`, full);
-    } catch (error) {
-      if (!(error instanceof RallyError) || error.fields["jetstream"] !== Refusal.nameTaken) throw error;
-      await this.call(`STREAM.UPDATE.${config.name}`, full);
+    for (let attempt = 0; ; attempt++) {
+      try {
+        await this.call(`STREAM.CREATE.${config.name}`, full);
+        return;
+      } catch (error) {
+        // Overlapping subjects: it may be this very stream that another process is about to create.
+        const mayExist = refusalCode(error) === Refusal.nameTaken || refusalCode(error) === Refusal.overlaps;
+        if (!mayExist) throw error;
+        try {
+          await this.call(`STREAM.UPDATE.${config.name}`, full);
+          return;
+        } catch (updateError) {
+          if (refusalCode(updateError) !== Refusal.noStream) throw updateError;
+          if (attempt === CREATE_ATTEMPTS) throw error;
+          await sleep(CREATE_RETRY_MS);
+        }
+      }
     }
   }
 
@@ -100,7 +129,7 @@ export class JetStream {
     try {
       await this.call(`STREAM.DELETE.${name}`);
     } catch (error) {
-      if (!(error instanceof RallyError) || error.fields["jetstream"] !== Refusal.noStream) throw error;
+      if (refusalCode(error) !== Refusal.noStream) throw error;
     }
   }
 
@@ -115,16 +144,24 @@ export class JetStream {
 }
 
 /** JetStream's own error codes, as far as they mean something to us. */
-const Refusal = {
+export const Refusal = {
+  noConsumer: 10014,
   noAccount: 10039,
   noResources: 10047,
   tooLarge: 10054,
   nameTaken: 10058,
   noStream: 10059,
+  overlaps: 10065,
   wrongLastSeq: 10071,
   notEnabled: 10076,
   storeFailed: 10077,
 } as const;
+
+/** JetStream's code of a refusal; undefined for any other error. */
+export function refusalCode(error: unknown): number | undefined {
+  const code = error instanceof RallyError ? error.fields["jetstream"] : undefined;
+  return typeof code === "number" ? code : undefined;
+}
 
 function parseAnswer(message: NatsMessage, what: string): Json {
   const answer: unknown = JSON.parse(Buffer.from(message.payload).toString());

@@ -1,5 +1,5 @@
 import { RallyError } from "./errors.ts";
-import { numberIn, type JetStream } from "./nats-jetstream.ts";
+import { numberIn, Refusal, refusalCode, type JetStream } from "./nats-jetstream.ts";
 
 const REPEAT_MS = 5000;
 
@@ -35,7 +35,7 @@ export class QueueSweep {
     if (this.#running || this.#stopped) return;
     this.#running = true;
     this.#sweep()
-      .catch((error: unknown) => RallyError.from(error).code === "closed")
+      .catch((error: unknown) => isPointless(error))
       .then((finished) => {
         this.#running = false;
         if (finished || this.#stopped) return;
@@ -55,4 +55,9 @@ export class QueueSweep {
     }
     return floor >= this.#target;
   }
+}
+
+function isPointless(error: unknown): boolean {
+  const code = refusalCode(error);
+  return RallyError.from(error).code === "closed" || code === Refusal.noStream || code === Refusal.noConsumer;
 }

@@ -1,3 +1,4 @@
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Subscription } from "./bus.ts";
 import type { Job, QueueOptions, WorkQueue } from "./durable.ts";
 import { RallyError } from "./errors.ts";
@@ -14,6 +15,9 @@ const HEADER_BYTES = 512;
 const GRACE_MS = 1000;
 const NO_WAIT_MS = 2000;
 const DONE_RETRY_MS = 200;
+const PAUSE_MS = 100;
+const EXPIRED = 408;
+const SILENT = 0;
 
 /** A JetStream work-queue stream with one durable pull consumer. */
 export class NatsQueue implements WorkQueue {
@@ -66,23 +70,32 @@ export class NatsQueue implements WorkQueue {
     ]);
   }
 
-  async pull(max: number, waitMs: number): Promise<Job[]> {
+  async pull(max: number, waitMs: number, cancelled?: AbortSignal): Promise<Job[]> {
     if (this.#sweep === undefined) {
       this.#sweep = new QueueSweep(this.#jetStream, this.#options.name, CONSUMER);
       this.#sweep.start();
     }
     const deadline = performance.now() + waitMs;
+    const isCancelled = (): boolean => cancelled?.aborted === true;
     for (;;) {
+      if (isCancelled()) return [];
       const ready = await this.#fetch(max, 0);
-      if (ready.length > 0) return ready;
-      // One at a time while waiting: a larger batch would stay open at the server after its first job.
+      if (ready.jobs.length > 0) return ready.jobs;
+      // The server has not even said that there is nothing: it answers so when the queue was removed.
+      if (ready.status === SILENT && this.#jetStream.link.connected) await this.depth();
       const left = deadline - performance.now();
-      if (left <= 0) return [];
-      if (!(await this.#connectedWithin(left))) return [];
-      const waited = await this.#fetch(1, deadline - performance.now());
-      if (waited.length > 0) return waited;
-      if (this.#jetStream.link.connected && performance.now() >= deadline) return [];
+      if (left <= 0 || !(await this.#connectedWithin(left))) return [];
+      // One at a time while waiting: a larger batch would stay open at the server after its first job.
+      const waited = await this.#fetch(1, Math.max(1, deadline - performance.now()), cancelled);
+      if (waited.jobs.length > 0 || isCancelled()) return waited.jobs;
+      // Ended before its time, e.g. because the consumer was changed: not to be asked again at once.
+      if (waited.status !== EXPIRED && this.#jetStream.link.connected) await sleep(PAUSE_MS);
     }
+  }
+
+  async peek(afterSeq: number): Promise<{ readonly seq: number; readonly payload: Uint8Array } | undefined> {
+    const { name, subject } = this.#options;
+    return await this.#jetStream.next(name, { seq: afterSeq + 1, next_by_subj: subject });
   }
 
   async depth(): Promise<number> {
@@ -91,26 +104,36 @@ export class NatsQueue implements WorkQueue {
   }
 
   /** One pull request; without `waitMs` only what is there now. */
-  async #fetch(batch: number, waitMs: number): Promise<Job[]> {
+  async #fetch(
+    batch: number,
+    waitMs: number,
+    cancelled?: AbortSignal,
+  ): Promise<{ readonly jobs: Job[]; readonly status: number }> {
     const { link } = this.#jetStream;
-    if (!link.connected) return [];
     const jobs: Job[] = [];
+    let status: number = SILENT;
+    if (!link.connected) return { jobs, status };
     // Jobs keep the subject they were put on, so each pull needs a subscription of its own to know them by.
     const inbox = newInbox();
     let open = true;
     let subscriptions: Subscription[] = [];
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, waitMs > 0 ? waitMs + GRACE_MS : NO_WAIT_MS);
       const finish = (): void => {
         clearTimeout(timer);
+        cancelled?.removeEventListener("abort", finish);
         open = false;
         resolve();
       };
+      const timer = setTimeout(finish, waitMs > 0 ? waitMs + GRACE_MS : NO_WAIT_MS);
+      // The server gives nothing to a pull whose inbox nobody has any more.
+      cancelled?.addEventListener("abort", finish);
       const receive = (message: NatsMessage): void => {
         const job = this.#jobOf(message);
         if (job === undefined) {
-          // No jobs (404), pull expired (408), consumer changed (409), no responders (503); 100 is a heartbeat.
-          if (message.status !== 100) finish();
+          // No jobs (404), pull expired (408), consumer changed (409), no such queue (503); 100 is a heartbeat.
+          if (message.status === 100) return;
+          status = message.status;
+          finish();
         } else if (open) {
           jobs.push(job);
           if (jobs.length === batch) finish();
@@ -125,7 +148,7 @@ export class NatsQueue implements WorkQueue {
       link.publish(subject, Buffer.from(JSON.stringify(request)), inbox);
     });
     for (const subscription of subscriptions) subscription.unsubscribe();
-    return jobs;
+    return { jobs, status };
   }
 
   #jobOf({ payload, reply }: NatsMessage): Job | undefined {
@@ -183,7 +206,7 @@ class NatsJob implements Job {
       } catch (error) {
         const { code } = RallyError.from(error);
         if (code === "closed" || performance.now() + DONE_RETRY_MS > deadline) throw error;
-        await new Promise<void>((resolve) => setTimeout(resolve, DONE_RETRY_MS));
+        await sleep(DONE_RETRY_MS);
       }
     }
   }

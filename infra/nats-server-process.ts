@@ -1,6 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { closeSync, openSync } from "node:fs";
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import net from "node:net";
 import os from "node:os";
 import path from "node:path";
@@ -15,6 +15,8 @@ export interface LaunchOptions {
   readonly maxPayload?: number;
   /** Limit of JetStream's files; without it, three quarters of the free disk. */
   readonly maxStoreBytes?: number;
+  /** False: a server without any store, which refuses what would need one. */
+  readonly jetStream?: boolean;
   /** A large store takes a while to be read. */
   readonly startTimeoutMs?: number;
 }
@@ -36,6 +38,7 @@ export interface RunningNatsServer {
 
 /** Large enough for a few hundred rows of a large model; NATS advises against more. */
 const MAX_PAYLOAD = 8 * 1024 * 1024;
+const CONFIG_FILE = "nats-server.conf";
 const START_TIMEOUT_MS = 20_000;
 const STOP_TIMEOUT_MS = 5000;
 
@@ -68,10 +71,11 @@ export async function launchNatsServer(
   options: LaunchOptions,
 ): Promise<RunningNatsServer> {
   const temporary = options.storeDir === undefined;
-  const storeDir = options.storeDir ?? (await mkdtemp(path.join(os.tmpdir(), "rally-nats-")));
+  const storeDir = path.resolve(options.storeDir ?? (await mkdtemp(path.join(os.tmpdir(), "rally-nats-"))));
   await mkdir(storeDir, { recursive: true });
+  await untilUnused(storeDir);
   const maxPayload = options.maxPayload ?? MAX_PAYLOAD;
-  const configFile = path.join(storeDir, "nats-server.conf");
+  const configFile = path.join(storeDir, CONFIG_FILE);
   const logFile = path.join(storeDir, "nats-server.log");
   await writeFile(configFile, configuration(storeDir, maxPayload, options));
 
@@ -94,6 +98,8 @@ export async function launchNatsServer(
   try {
     const pid = await readPid(child);
     const stop = async (): Promise<void> => {
+      // Nothing else may be left that keeps this process alive until the server has ended.
+      child.ref();
       if (!ended) signal(pid, "SIGTERM");
       await Promise.race([exited, sleep(STOP_TIMEOUT_MS, undefined, { ref: false })]);
       if (!ended) signal(pid, "SIGKILL");
@@ -132,6 +138,29 @@ export async function launchNatsServer(
   }
 }
 
+/**
+ * Two servers on one store would spoil it. One whose parent was killed may still be ending; its ports file names its pid.
+ * Looks into /proc, so it sees nothing on other systems than Linux.
+ */
+async function untilUnused(storeDir: string): Promise<void> {
+  const deadline = performance.now() + STOP_TIMEOUT_MS + 1000;
+  for (const file of await readdir(storeDir)) {
+    const pid = /_(\d+)\.ports$/.exec(file)?.[1];
+    if (pid === undefined) continue;
+    const configFile = path.join(storeDir, CONFIG_FILE);
+    while ((await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "")).includes(configFile)) {
+      if (performance.now() > deadline) {
+        throw new RallyError("server-unavailable", `${storeDir} is in use by the nats-server with pid ${pid}`, {
+          storeDir,
+          pid: Number(pid),
+        });
+      }
+      await sleep(50);
+    }
+    await rm(path.join(storeDir, file), { force: true });
+  }
+}
+
 function configuration(storeDir: string, maxPayload: number, options: LaunchOptions): string {
   const jetstream = [`store_dir: ${JSON.stringify(storeDir)}`];
   if (options.maxStoreBytes !== undefined) jetstream.push(`max_file_store: ${options.maxStoreBytes}`);
@@ -139,7 +168,7 @@ function configuration(storeDir: string, maxPayload: number, options: LaunchOpti
     `listen: "127.0.0.1:${options.port ?? -1}"`,
     `ports_file_dir: ${JSON.stringify(storeDir)}`,
     `max_payload: ${maxPayload}`,
-    `jetstream { ${jetstream.join(", ")} }`,
+    ...(options.jetStream === false ? [] : [`jetstream { ${jetstream.join(", ")} }`]),
     "",
   ].join("\n");
 }

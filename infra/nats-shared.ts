@@ -1,15 +1,13 @@
 import type { BusHandler } from "./bus.ts";
 import type { NatsLink, NatsMessage } from "./nats-link.ts";
-import { newInbox } from "./nats-requests.ts";
-import { SharedInbox, SharedOutbox } from "./shared-memory.ts";
+import { SharedInbox, SharedOutbox, TICKET_BYTES } from "./shared-memory.ts";
 
-/** Carries a ticket; the message that has it is empty. */
-const TICKET = "Rally-Shared";
-/** Where to say that the ticket is of no use here. */
-const RETURN = "Rally-Return";
-/** Smaller ones cost the server less than the doorbell's extra steps cost us. */
+/** Smaller ones cost the server less than the extra steps cost us (measured by test/bench/hop). */
 const SHARE_FROM = 8 * 1024;
-const EMPTY = new Uint8Array(0);
+/** A message that starts so and is just so long is a doorbell. In msgpack, 0xc1 starts nothing. */
+const DOORBELL = Uint8Array.from([0xc1, ...Buffer.from("shared\n")]);
+const DOORBELL_BYTES = DOORBELL.length + TICKET_BYTES;
+const ID_BYTES = 16;
 
 interface Sent {
   readonly subject: string;
@@ -22,46 +20,46 @@ interface Sent {
  */
 export class SharedPayloads {
   readonly #link: NatsLink;
-  readonly #outbox: SharedOutbox<Sent>;
+  /** Undefined where nothing is shared: a doorbell from someone who does is then sent back unread. */
+  readonly #outbox: SharedOutbox<Sent> | undefined;
   readonly #inbox = new SharedInbox();
-  readonly #returns = newInbox();
   readonly #notShared = new Set<string>();
 
-  private constructor(link: NatsLink, outbox: SharedOutbox<Sent>) {
+  private constructor(link: NatsLink, outbox: SharedOutbox<Sent> | undefined) {
     this.#link = link;
     this.#outbox = outbox;
-    link.subscribe(this.#returns, ({ payload }) => this.#returned(Buffer.from(payload).toString()));
+    if (outbox !== undefined) link.subscribe(returnSubject(outbox.id), ({ payload }) => this.#returned(payload));
   }
 
-  static open(link: NatsLink): SharedPayloads | undefined {
-    const outbox = SharedOutbox.open<Sent>();
-    return outbox && new SharedPayloads(link, outbox);
+  /** `shares`: whether others of this host may be there. */
+  static open(link: NatsLink, shares = true): SharedPayloads {
+    return new SharedPayloads(link, shares ? SharedOutbox.open<Sent>() : undefined);
   }
 
   /** False if it has to be sent the ordinary way. */
   publish(subject: string, payload: Uint8Array, reply: string | undefined): boolean {
-    if (payload.length < SHARE_FROM || this.#notShared.has(subject) || !this.#link.connected) return false;
+    if (this.#outbox === undefined || payload.length < SHARE_FROM) return false;
+    if (this.#notShared.has(subject) || !this.#link.connected) return false;
     const ticket = this.#outbox.put(payload, { subject, reply });
     if (ticket === undefined) return false;
-    this.#link.publish(subject, EMPTY, reply, [
-      [TICKET, ticket],
-      [RETURN, this.#returns],
-    ]);
+    const doorbell = new Uint8Array(DOORBELL_BYTES);
+    doorbell.set(DOORBELL);
+    doorbell.set(ticket, DOORBELL.length);
+    this.#link.publish(subject, doorbell, reply);
     return true;
   }
 
   receiver(handler: BusHandler): (message: NatsMessage) => void {
     return (message) => {
-      const ticket = message.header(TICKET);
-      if (ticket === undefined) {
+      if (!isDoorbell(message.payload)) {
         handler(message);
         return;
       }
-      const payload = this.#inbox.take(ticket, this.#link.maxPayload);
+      const ticket = message.payload.subarray(DOORBELL.length);
+      const payload = this.#outbox === undefined ? "unreachable" : this.#inbox.take(ticket, this.#link.maxPayload);
       if (payload === "gone") return;
       if (payload === "unreachable") {
-        const returns = message.header(RETURN);
-        if (returns !== undefined) this.#link.publish(returns, Buffer.from(ticket));
+        this.#link.publish(returnSubject(ticket.subarray(0, ID_BYTES)), new Uint8Array(ticket));
         return;
       }
       const { subject, reply } = message;
@@ -71,14 +69,22 @@ export class SharedPayloads {
 
   close(): void {
     this.#inbox.close();
-    this.#outbox.close();
+    this.#outbox?.close();
   }
 
-  #returned(ticket: string): void {
-    const found = this.#outbox.takeBack(ticket);
+  #returned(ticket: Uint8Array): void {
+    const found = this.#outbox?.takeBack(ticket);
     if (found === undefined) return;
     const { subject, reply } = found.about;
     this.#notShared.add(subject);
     this.#link.publish(subject, found.payload, reply);
   }
+}
+
+function returnSubject(id: Uint8Array): string {
+  return `_INBOX.${Buffer.from(id).toString("hex")}`;
+}
+
+function isDoorbell(payload: Uint8Array): boolean {
+  return payload.length === DOORBELL_BYTES && DOORBELL.every((byte, i) => payload[i] === byte);
 }

@@ -2,6 +2,7 @@ import type { BusStatus, Subscription } from "./bus.ts";
 import { RallyError } from "./errors.ts";
 import type { NatsHeaders, NatsLink, NatsMessage } from "./nats-link.ts";
 import { serverAddresses, type NatsSettings, type ServerAddress } from "./nats-settings.ts";
+import { parseInfo, type ServerInfo } from "./nats-wire-info.ts";
 import { WireSocket } from "./nats-wire-socket.ts";
 
 const CONNECT_MS = 5000;
@@ -34,9 +35,13 @@ export function canUseWireLink(settings: NatsSettings): boolean {
  * A link over a socket of our own. Against the `nats` package it saves copies: payloads leave by one gathering write, and
  * arrive in the buffer they are handed out from.
  */
-export async function openWireLink(settings: NatsSettings, name: string): Promise<NatsLink> {
+export async function openWireLink(
+  settings: NatsSettings,
+  name: string,
+  { pingMs = PING_MS }: { readonly pingMs?: number } = {},
+): Promise<NatsLink> {
   const addresses = serverAddresses(settings);
-  const link = new WireLink(addresses, name);
+  const link = new WireLink(addresses, name, pingMs);
   const failures: string[] = [];
   for (const address of addresses) {
     try {
@@ -55,6 +60,7 @@ export async function openWireLink(settings: NatsSettings, name: string): Promis
 class WireLink implements NatsLink {
   readonly #addresses: readonly ServerAddress[];
   readonly #name: string;
+  readonly #pingMs: number;
   readonly #interests = new Map<number, Interest>();
   readonly #listeners = new Set<(status: BusStatus) => void>();
   #socket: WireSocket | undefined;
@@ -67,9 +73,10 @@ class WireLink implements NatsLink {
   #pingTimer: NodeJS.Timeout | undefined;
   #reconnectTimer: NodeJS.Timeout | undefined;
 
-  constructor(addresses: readonly ServerAddress[], name: string) {
+  constructor(addresses: readonly ServerAddress[], name: string, pingMs: number) {
     this.#addresses = addresses;
     this.#name = name;
+    this.#pingMs = pingMs;
   }
 
   get serverVersion(): string {
@@ -207,7 +214,7 @@ class WireLink implements NatsLink {
       }
       this.#unansweredPings++;
       this.#ping(undefined);
-    }, PING_MS);
+    }, this.#pingMs);
     this.#pingTimer.unref();
     this.#setStatus("connected");
   }
@@ -248,24 +255,6 @@ class WireLink implements NatsLink {
     this.#status = status;
     for (const listener of this.#listeners) listener(status);
   }
-}
-
-interface ServerInfo {
-  readonly version: string;
-  readonly maxPayload: number;
-  readonly tlsRequired: boolean;
-}
-
-function parseInfo(json: string): ServerInfo | undefined {
-  let info: { version?: unknown; max_payload?: unknown; tls_required?: unknown };
-  try {
-    info = Object(JSON.parse(json));
-  } catch {
-    return undefined;
-  }
-  const { version, max_payload: maxPayload, tls_required: tlsRequired } = info;
-  if (typeof version !== "string" || typeof maxPayload !== "number") return undefined;
-  return { version, maxPayload, tlsRequired: tlsRequired === true };
 }
 
 function subscribeLine(sid: number, { subject, queue }: Interest): string {

@@ -19,6 +19,8 @@ const LF = 10;
 const READ_BYTES = 128 * 1024;
 /** Longer than any control line; INFO of a large cluster is the longest. */
 const MAX_LINE = 1024 * 1024;
+/** Beyond the largest `max_payload` that a server can be given (64 MB): room is made for a message before it comes. */
+const MAX_MESSAGE = 72 * 1024 * 1024;
 
 /**
  * Reads the NATS client protocol from one buffer that the socket fills in place: a large message is received where it is
@@ -163,15 +165,22 @@ interface MessageHead {
   readonly totalBytes: number;
 }
 
+/** NaN for what is no number of bytes. */
+function countIn(text = ""): number {
+  return /^\d{1,9}$/.test(text) ? Number(text) : Number.NaN;
+}
+
 /** `MSG subject sid [reply] bytes`, `HMSG subject sid [reply] headerBytes totalBytes` */
 function parseHead(parts: readonly string[], hasHeaders: boolean): MessageHead | undefined {
   const subject = parts[1];
   const withReply = parts.length === (hasHeaders ? 6 : 5);
   if (subject === undefined || (!withReply && parts.length !== (hasHeaders ? 5 : 4))) return undefined;
-  const totalBytes = Number(parts[parts.length - 1]);
-  const headerBytes = hasHeaders ? Number(parts[parts.length - 2]) : 0;
-  if (!(Number.isInteger(totalBytes) && headerBytes >= 0 && totalBytes >= headerBytes)) return undefined;
-  return { subject, reply: withReply ? parts[3] : undefined, headerBytes, totalBytes };
+  const totalBytes = countIn(parts[parts.length - 1]);
+  const headerBytes = hasHeaders ? countIn(parts[parts.length - 2]) : 0;
+  if (!(totalBytes <= MAX_MESSAGE && headerBytes <= totalBytes)) return undefined;
+  // Heartbeats of nats-server 2.9 have an empty reply: two spaces in a row.
+  const reply = withReply && parts[3] !== "" ? parts[3] : undefined;
+  return { subject, reply, headerBytes, totalBytes };
 }
 
 class WireMessage implements NatsMessage {

@@ -23,7 +23,7 @@ export interface Session {
   release(): void;
 }
 
-export interface SessionOptions {
+interface SessionOptions {
   readonly numThreads: number;
 }
 

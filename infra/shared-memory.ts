@@ -31,30 +31,43 @@ interface Slot<T> {
   about: T;
 }
 
-/** Where a payload lies. As text: `pid.fd.id.offset.length.use`. */
+/** Where a payload lies: id, then pid, fd, offset, length and use as doubles. */
+export const TICKET_BYTES = ID_BYTES + 5 * 8;
+
 interface Ticket {
+  readonly id: Uint8Array;
   readonly pid: number;
   readonly fd: number;
-  readonly id: string;
   readonly offset: number;
   readonly length: number;
   readonly use: number;
 }
 
-export function parseTicket(text: string): Ticket | undefined {
-  const found = /^(\d{1,10})\.(\d{1,6})\.([0-9a-f]{32})\.(\d{1,12})\.(\d{1,12})\.(\d{1,15})$/.exec(text);
-  if (found === null) return undefined;
-  const [, pid, fd, id = "", offset, length, use] = found;
-  return { pid: Number(pid), fd: Number(fd), id, offset: Number(offset), length: Number(length), use: Number(use) };
+function writeTicket({ id, pid, fd, offset, length, use }: Ticket): Uint8Array {
+  const bytes = new Uint8Array(TICKET_BYTES);
+  bytes.set(id);
+  const view = new DataView(bytes.buffer, ID_BYTES);
+  for (const [i, value] of [pid, fd, offset, length, use].entries()) view.setFloat64(8 * i, value, true);
+  return bytes;
+}
+
+/** Undefined for bytes that are no ticket. */
+function readTicket(bytes: Uint8Array): Ticket | undefined {
+  if (bytes.length !== TICKET_BYTES) return undefined;
+  const view = new DataView(bytes.buffer, bytes.byteOffset + ID_BYTES, 5 * 8);
+  const [pid, fd] = [view.getFloat64(0, true), view.getFloat64(8, true)];
+  const [offset, length, use] = [view.getFloat64(16, true), view.getFloat64(24, true), view.getFloat64(32, true)];
+  for (const value of [pid, fd, offset, length, use])
+    if (!(Number.isSafeInteger(value) && value >= 0)) return undefined;
+  return { id: bytes.subarray(0, ID_BYTES), pid, fd, offset, length, use };
 }
 
 /** The writing side. `T` is what the writer wants to remember of each payload until it was read. */
 export class SharedOutbox<T> {
+  readonly id: Uint8Array = new Uint8Array(randomBytes(ID_BYTES));
   readonly #fd: number;
-  readonly #id = randomBytes(ID_BYTES);
-  readonly #name: string;
   readonly #now: () => number;
-  readonly #mark = new BigUint64Array(1);
+  readonly #mark = new Float64Array(1);
   readonly #markBytes = new Uint8Array(this.#mark.buffer);
   /** Per slot size, those in use, the oldest first. */
   readonly #written = new Map<number, Slot<T>[]>();
@@ -64,8 +77,7 @@ export class SharedOutbox<T> {
   private constructor(fd: number, now: () => number) {
     this.#fd = fd;
     this.#now = now;
-    this.#name = `${process.pid}.${fd}.${this.#id.toString("hex")}`;
-    fs.writeSync(fd, this.#id, 0, ID_BYTES, 0);
+    fs.writeSync(fd, this.id, 0, ID_BYTES, 0);
   }
 
   /** Undefined where there is no memory file system, or no room in it. */
@@ -83,7 +95,7 @@ export class SharedOutbox<T> {
   }
 
   /** The ticket of the stored payload; undefined if there is no room. */
-  put(payload: Uint8Array, about: T): string | undefined {
+  put(payload: Uint8Array, about: T): Uint8Array | undefined {
     const size = Math.max(PAGE, 2 ** Math.ceil(Math.log2(payload.length + MARK_BYTES)));
     const slot = this.#freeSlot(size) ?? this.#newSlot(size, about);
     if (slot === undefined) return undefined;
@@ -94,7 +106,7 @@ export class SharedOutbox<T> {
     const written = this.#written.get(size);
     if (written === undefined) this.#written.set(size, [slot]);
     else written.push(slot);
-    this.#mark[0] = BigInt(slot.use);
+    this.#mark[0] = slot.use;
     try {
       // The mark first: whoever still reads what was here sees by it that it has gone.
       const count = fs.writevSync(this.#fd, [this.#markBytes, payload], slot.offset);
@@ -102,18 +114,20 @@ export class SharedOutbox<T> {
     } catch {
       return undefined;
     }
-    return `${this.#name}.${slot.offset}.${slot.length}.${slot.use}`;
+    const { offset, length, use } = slot;
+    return writeTicket({ id: this.id, pid: process.pid, fd: this.#fd, offset, length, use });
   }
 
   /** Takes back a payload that its receiver could not read. */
-  takeBack(ticketText: string): { readonly payload: Uint8Array; readonly about: T } | undefined {
-    const ticket = parseTicket(ticketText);
+  takeBack(ticket: Uint8Array): { readonly payload: Uint8Array; readonly about: T } | undefined {
+    const wanted = readTicket(ticket);
+    if (wanted === undefined || !wanted.id.every((byte, i) => byte === this.id[i])) return undefined;
     for (const slots of this.#written.values()) {
-      const slot = slots.find(({ use }) => use === ticket?.use);
+      const slot = slots.find(({ use }) => use === wanted.use);
       if (slot === undefined) continue;
       const payload = new Uint8Array(slot.length);
       fs.readSync(this.#fd, payload, 0, slot.length, slot.offset + MARK_BYTES);
-      this.#mark[0] = 0n;
+      this.#mark[0] = 0;
       fs.writeSync(this.#fd, this.#markBytes, 0, MARK_BYTES, slot.offset);
       return { payload, about: slot.about };
     }
@@ -131,7 +145,7 @@ export class SharedOutbox<T> {
     if (written === undefined || oldest === undefined) return undefined;
     if (this.#now() - oldest.writtenAt < RECLAIM_MS) {
       fs.readSync(this.#fd, this.#markBytes, 0, MARK_BYTES, oldest.offset);
-      if (this.#mark[0] !== 0n) return undefined;
+      if (this.#mark[0] !== 0) return undefined;
     }
     written.shift();
     return oldest;
@@ -148,7 +162,7 @@ export class SharedOutbox<T> {
 /** The reading side: opens the files of other processes as tickets name them. */
 export class SharedInbox {
   readonly #files = new Map<string, { readonly fd: number; readonly pid: number }>();
-  readonly #mark = new BigUint64Array(1);
+  readonly #mark = new Float64Array(1);
   readonly #markBytes = new Uint8Array(this.#mark.buffer);
   #buffer = new Uint8Array(256 * 1024);
 
@@ -156,9 +170,10 @@ export class SharedInbox {
    * The payload, a view that the next `take` overwrites. "gone" if it was not read in time and given up, "unreachable" if the
    * writer is not of this host.
    */
-  take(ticketText: string, maxLength: number): Uint8Array | "gone" | "unreachable" {
-    const ticket = parseTicket(ticketText);
-    if (ticket === undefined || ticket.length > maxLength) return "gone";
+  take(ticketBytes: Uint8Array, maxLength: number): Uint8Array | "gone" | "unreachable" {
+    const ticket = readTicket(ticketBytes);
+    // Uses count from 1: a mark of 0 is that of a payload that was read.
+    if (ticket === undefined || ticket.length > maxLength || ticket.use === 0) return "gone";
     const { offset, length, use } = ticket;
     const fd = this.#open(ticket);
     if (fd === undefined) return "unreachable";
@@ -166,11 +181,11 @@ export class SharedInbox {
     const payload = this.#buffer.subarray(APART, APART + length);
     try {
       if (fs.readvSync(fd, [this.#markBytes, payload], offset) !== MARK_BYTES + length) return "gone";
-      const before = this.#mark[0];
+      if (this.#mark[0] !== use) return "gone";
       // Unchanged afterwards too: then nobody has written here in the meantime.
       fs.readSync(fd, this.#markBytes, 0, MARK_BYTES, offset);
-      if (before !== BigInt(use) || this.#mark[0] !== before) return "gone";
-      this.#mark[0] = 0n;
+      if (this.#mark[0] !== use) return "gone";
+      this.#mark[0] = 0;
       fs.writeSync(fd, this.#markBytes, 0, MARK_BYTES, offset);
       return payload;
     } catch {
@@ -183,8 +198,8 @@ export class SharedInbox {
     this.#files.clear();
   }
 
-  #open({ pid, fd: theirs, id }: Ticket): number | undefined {
-    const key = `${pid}.${theirs}.${id}`;
+  #open({ id, pid, fd: theirs }: Ticket): number | undefined {
+    const key = Buffer.from(id.buffer, id.byteOffset, id.length).toString("latin1");
     const open = this.#files.get(key);
     if (open !== undefined) return open.fd;
     this.#closeOrphans();
@@ -197,7 +212,7 @@ export class SharedInbox {
       fd = fs.openSync(file, fs.constants.O_RDWR | fs.constants.O_NONBLOCK);
       const found = new Uint8Array(ID_BYTES);
       fs.readSync(fd, found, 0, ID_BYTES, 0);
-      if (Buffer.from(found).toString("hex") !== id) throw new Error("another file");
+      if (!found.every((byte, i) => byte === id[i])) throw new Error("another file");
       this.#files.set(key, { fd, pid });
       return fd;
     } catch {

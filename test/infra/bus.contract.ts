@@ -212,6 +212,28 @@ export function busContract(name: string, open: () => Promise<BusHarness>): void
       );
     });
 
+    it("copies what is only borrowed", async () => {
+      const inbox = new Inbox();
+      b.subscribe("lent", inbox.handler);
+      await b.flush();
+      const lent = new Uint8Array(40_000);
+      for (const [value, length] of [
+        [1, 100],
+        [2, 40_000],
+        [3, 9_000],
+      ] as const) {
+        lent.fill(value);
+        a.publish("lent", lent.subarray(0, length), undefined, { borrowed: true });
+      }
+      lent.fill(9);
+      const messages = await inbox.received(3);
+      expect(messages.map(({ payload }) => [payload[0], payload.at(-1), payload.length])).toEqual([
+        [1, 1, 100],
+        [2, 2, 40_000],
+        [3, 3, 9_000],
+      ]);
+    });
+
     it("large and small messages interleave without mixing", async () => {
       const seen: string[] = [];
       b.subscribe("mix.*", ({ subject, payload, reply }) => {

@@ -88,12 +88,50 @@ export function durableContract(name: string, open: () => Promise<DurableHarness
         expect(await worker.pull(10, 0)).toEqual([]);
       });
 
+      it("a cancelled pull ends at once and takes nothing with it", async () => {
+        const cancel = new AbortController();
+        const pull = worker.pull(1, 60_000, cancel.signal);
+        await harness.wait(50);
+        cancel.abort();
+        expect(await pull).toEqual([]);
+        await putter.put("1", bytes("1"));
+        expect(await worker.pull(1, 60_000, cancel.signal)).toEqual([]);
+        const [job] = await worker.pull(1, 1000);
+        expect(job?.delivery).toBe(1);
+        await job?.done();
+        // One signal for many pulls leaves nothing behind in it.
+        const other = new AbortController();
+        for (let i = 0; i < 12; i++) await worker.pull(1, 0, other.signal);
+      });
+
       it("pulls no more than asked for", async () => {
         for (const job of ["1", "2", "3"]) await putter.put(job, bytes(job));
         const first = await worker.pull(2, 1000);
         expect(first.map(({ payload }) => text(payload))).toEqual(["1", "2"]);
         const second = await putter.pull(2, 1000);
         expect(second.map(({ payload }) => text(payload))).toEqual(["3"]);
+      });
+
+      it("lets anybody look at the jobs that are not done, in order", async () => {
+        for (const job of ["1", "2", "3"]) await putter.put(job, bytes(job));
+        const look = async () => {
+          const seen: string[] = [];
+          for (let seq = 0; ;) {
+            const job = await putter.peek(seq);
+            if (job === undefined) return seen;
+            expect(job.seq).toBeGreaterThan(seq);
+            seq = job.seq;
+            seen.push(text(job.payload));
+          }
+        };
+        expect(await look()).toEqual(["1", "2", "3"]);
+        const [first, second] = await worker.pull(2, 1000);
+        expect([first, second].map((job) => job?.delivery)).toEqual([1, 1]);
+        expect(await look()).toEqual(["1", "2", "3"]);
+        await second?.done();
+        expect(await look()).toEqual(["1", "3"]);
+        await first?.done();
+        expect(await look()).toEqual(["3"]);
       });
 
       it("a pull that waits gets the next job as it comes, and only one waiting pull gets it", async () => {
@@ -455,15 +493,25 @@ export function durableContract(name: string, open: () => Promise<DurableHarness
       expect(await (await a.keyValue(`${id}kv`)).get("k")).toBeUndefined();
     });
 
+    it("a removed queue answers a pull with an error, not with an endless nothing", async () => {
+      const id = `g${unique++}`;
+      const queue = await a.queue({ name: id, subject: `test.${id}`, maxJobs: 4, maxJobBytes: 1000, ackWaitMs: 1000 });
+      await b.remove("queue", id);
+      expect((await failure(queue.pull(1, 1000))).code).toBe("store-unavailable");
+      expect((await failure(queue.put("x", bytes("x")))).code).toBe("store-unavailable");
+    });
+
     it("many processes may open the same store at once", async () => {
-      const id = `m${unique++}`;
-      const views = await Promise.all(Array.from({ length: 4 }, () => harness.connect()));
-      const queue = { name: `${id}q`, subject: `test.${id}.q`, maxJobs: 4, maxJobBytes: 1000, ackWaitMs: 1000 };
-      const logs = { name: `${id}l`, subjects: `test.${id}.log.*`, maxAgeMs: 60_000, maxBytes: 100_000 };
-      await Promise.all(views.flatMap((view) => [view.queue(queue), view.log(logs), view.keyValue(`${id}kv`)]));
-      const opened = await Promise.all(views.map((view) => view.queue(queue)));
-      await opened[0]?.put("x", bytes("x"));
-      expect(await opened[3]?.depth()).toBe(1);
+      const views = await Promise.all(Array.from({ length: 6 }, () => harness.connect()));
+      for (let round = 0; round < 5; round++) {
+        const id = `m${unique++}`;
+        const queue = { name: `${id}q`, subject: `test.${id}.q`, maxJobs: 4, maxJobBytes: 1000, ackWaitMs: 1000 };
+        const logs = { name: `${id}l`, subjects: `test.${id}.log.*`, maxAgeMs: 60_000, maxBytes: 100_000 };
+        await Promise.all(views.flatMap((view) => [view.queue(queue), view.log(logs), view.keyValue(`${id}kv`)]));
+        const opened = await Promise.all(views.map((view) => view.queue(queue)));
+        await opened[0]?.put("x", bytes("x"));
+        expect(await opened[3]?.depth()).toBe(1);
+      }
     });
   });
 }

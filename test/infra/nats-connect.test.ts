@@ -112,6 +112,40 @@ describe("connectNats", () => {
   });
 });
 
+describe("TLS", () => {
+  const fixture = (name: string): string => path.resolve("test/fixtures/tls", name);
+
+  it("checks the server and shows a certificate of its own", async () => {
+    const { path: binary } = await findNatsServer();
+    const folder = await mkdtemp(path.join(os.tmpdir(), "rally-test-"));
+    const port = await freePort();
+    const listen = ["-a", "127.0.0.1", "-p", String(port), "-js", "-sd", folder];
+    const tls = ["--tls", "--tlscert", fixture("server.pem"), "--tlskey", fixture("server-key.pem")];
+    const verify = ["--tlsverify", "--tlscacert", fixture("ca.pem")];
+    const child = spawn(binary, [...listen, ...tls, ...verify], { stdio: ["ignore", "ignore", "pipe"] });
+    const url = `tls://127.0.0.1:${port}`;
+    const trusted = { url, tlsCaFile: fixture("ca.pem") };
+    try {
+      while (!String(await once(child.stderr, "data")).includes("ready"));
+      const [tlsCertFile, tlsKeyFile] = [fixture("client.pem"), fixture("client-key.pem")];
+      const nats = await connectNats({ ...trusted, tlsCertFile, tlsKeyFile }, { name: "test" });
+      nats.bus.subscribe("echo", ({ payload, reply }) => nats.bus.publish(reply ?? "", new Uint8Array(payload)));
+      const answer = await nats.bus.request("echo", new Uint8Array(100_000).fill(5), 5000);
+      expect(answer.payload).toHaveLength(100_000);
+      await nats.close();
+      const refused = { code: "server-unavailable", message: expect.stringContaining(`127.0.0.1:${port}`) };
+      await expect(connectNats({ url, tlsCertFile, tlsKeyFile }, { name: "untrusting" })).rejects.toMatchObject(
+        refused,
+      );
+      await expect(connectNats(trusted, { name: "nameless" })).rejects.toMatchObject(refused);
+    } finally {
+      child.kill();
+      await once(child, "exit");
+      await rm(folder, { recursive: true });
+    }
+  });
+});
+
 describe("settings", () => {
   it("come from the environment", () => {
     expect(natsSettingsFromEnv({})).toBeUndefined();

@@ -135,6 +135,36 @@ describe("startNatsServer", () => {
     }
   });
 
+  it("stops and cleans up even when nothing else keeps the process alive", async () => {
+    const { path: binary, version } = await findNatsServer();
+    const script = `
+      const { startNatsServer } = await import(${JSON.stringify(path.resolve("dist/infra/nats-server.js"))});
+      const binary = ${JSON.stringify({ path: binary, version, source: "test" })};
+      const server = await startNatsServer({ binary });
+      await server.stop();
+      console.log(server.storeDir, server.pid);`;
+    const { stdout } = await run(process.execPath, ["--input-type=module", "-e", script]);
+    const [storeDir = "", pid = ""] = stdout.trim().split(" ");
+    expect(existsSync(storeDir)).toBe(false);
+    expect(isAlive(Number(pid))).toBe(false);
+  });
+
+  it("does not share a store with another server", async () => {
+    const server = await startTestServer();
+    try {
+      const { storeDir, pid } = server.running;
+      await expect(startNatsServer({ storeDir })).rejects.toMatchObject({
+        code: "server-unavailable",
+        message: expect.stringContaining(`in use by the nats-server with pid ${pid}`),
+      });
+      const later = startNatsServer({ storeDir });
+      await server.kill();
+      await (await later).stop();
+    } finally {
+      await server.stop();
+    }
+  }, 30_000);
+
   it("says why it did not start", async () => {
     const server = await startTestServer();
     try {

@@ -39,6 +39,23 @@ const message = (subject: string, size: number, reply = ""): Buffer =>
   Buffer.concat([Buffer.from(`MSG ${subject} 3 ${reply}${size}\r\n`), payload(size), Buffer.from("\r\n")]);
 
 describe("WireParser", () => {
+  it("takes an empty reply, as heartbeats have it, for none", () => {
+    let reply: string | undefined = "not seen";
+    const ignore = () => undefined;
+    const parser = new WireParser({
+      info: ignore,
+      ping: ignore,
+      pong: ignore,
+      error: ignore,
+      invalid: ignore,
+      message: (_sid, heartbeat) => (reply = heartbeat.reply),
+    });
+    const bytes = Buffer.from("HMSG inbox 2  31 31\r\nNATS/1.0 100 Idle Heartbeat\r\n\r\n\r\n");
+    parser.target().set(bytes);
+    parser.received(bytes.length);
+    expect(reply).toBeUndefined();
+  });
+
   it("reads the same whatever the pieces", () => {
     const stream = Buffer.concat([
       Buffer.from(`INFO {"a":1}\r\n+OK\r\nPING\r\n`),
@@ -79,6 +96,11 @@ describe("WireParser", () => {
     ["MSG a\r\n", /MSG a/],
     ["MSG a 1 -1\r\n", /-1/],
     ["HMSG a 1 9 8\r\n", /9 8/],
+    ["HMSG a 1 1.5 8\r\n", /1\.5 8/],
+    ["MSG a 1 0x10\r\n", /0x10/],
+    ["MSG a 1 \r\n", /MSG a 1 /],
+    ["MSG a 1 90000000\r\n", /90000000/],
+    ["MSG a 1 9000000000000000\r\n", /9000000000000000/],
     ["MSG a 1 2\r\nabcd\r\n", /without its end/],
   ])("refuses %j", (text, reason) => {
     const seen = parse(Buffer.from(text), 60_000);
