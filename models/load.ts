@@ -29,7 +29,7 @@ export async function openFfnShard(modelDir: string, spec: ShardSpec, options: O
 }
 
 /** Cuts a model's experts into `numShards` runs of nearly equal length. */
-export function shardSpecs({ numExperts }: ModelConfig, numShards: number): ShardSpec[] {
+export function shardSpecs({ numExperts }: Pick<ModelConfig, "numExperts">, numShards: number): ShardSpec[] {
   if (!Number.isInteger(numShards) || numShards < 1 || numShards > numExperts) {
     throw new RallyError("bad-settings", `shards must be between 1 and ${numExperts}, found ${numShards}`, {
       field: "numShards",
