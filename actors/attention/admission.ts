@@ -9,6 +9,7 @@ import type { Subjects } from "../protocol/subjects.ts";
 import type { Cancels } from "./cancels.ts";
 import { endUnserved } from "./ending.ts";
 import { type Logged, readLogged } from "./logged.ts";
+import { fingerprintOf } from "./fingerprint.ts";
 import { deadlineExceeded, OwnedRequest } from "./owned-request.ts";
 import type { OwnedRequests } from "./owned-requests.ts";
 import { promptIds } from "./prompt.ts";
@@ -39,8 +40,12 @@ export interface AdmissionOptions {
 /** How long the queue keeps a request that could not be taken just now. */
 export const COME_BACK_MS = 250;
 const MAX_LOST_OWNERS = 3;
+/** After so many it is suspected, and given one more try, alone: until now others may have been to blame. */
+const SUSPECT_AFTER = 2;
 /** Deliveries that did not even get to a claim have mostly failed for want of a store, so many of them are borne. */
 const DELIVERIES_PER_LOST_OWNER = 10;
+
+const BEING_TAKEN = { isInDoubt: true } as const;
 
 /** Trouble with the store or another owner, not with the request: the queue keeps it and brings it again. */
 const NOT_THE_REQUESTS_FAULT: ReadonlySet<ErrorCode> = new Set([
@@ -59,6 +64,8 @@ export class Admission {
   readonly #cancels: Cancels;
   /** Request ids on their way from the queue to `#owned`. */
   readonly #taking = new Set<string>();
+  /** The last one that was suspected; `BEING_TAKEN` until it is owned. */
+  #suspect: Pick<OwnedRequest, "isInDoubt"> | undefined;
   #nextKey = 1;
   #numRefused = 0;
 
@@ -81,12 +88,14 @@ export class Admission {
       return this.#refuse(job, requestIdOf(job.payload), RallyError.from(thrown));
     }
     const { requestId } = request;
+    const fingerprint = fingerprintOf(request);
     const owned = this.#owned.withRequestId(requestId);
+    if (owned !== undefined && owned.fingerprint !== fingerprint) return this.#drop(job, requestId);
     if (owned !== undefined) return owned.adopt(job);
     if (this.#taking.has(requestId)) return job.release(COME_BACK_MS);
     this.#taking.add(requestId);
     try {
-      await this.#own(job, request);
+      await this.#own(job, request, fingerprint);
     } catch (thrown) {
       const error = RallyError.from(thrown);
       if (NOT_THE_REQUESTS_FAULT.has(error.code)) {
@@ -98,19 +107,30 @@ export class Admission {
     }
   }
 
-  async #own(job: Job, request: GenerateRequest): Promise<void> {
+  async #own(job: Job, request: GenerateRequest, fingerprint: string): Promise<void> {
     const { log, subjects, clock, tokenizer, config, engine, warn } = this.#options;
     const { requestId } = request;
     this.#checkDeployment(request);
     const logged = readLogged(await log.read(subjects.tokens(requestId)), requestId);
     if (logged.numForeign > 0) warn(`${requestId}: ${logged.numForeign} foreign entries in its token log`);
     if (logged.hasEnded) return job.done();
+    if (logged.request !== undefined && logged.request !== fingerprint) return this.#drop(job, requestId);
     const prompt = promptIds(request, tokenizer, config);
-    const poison = this.#poison(job, logged);
+    const numLost = numLostOwners(job, logged);
+    const poison = this.#poison(job, numLost);
+    const isSuspect = numLost >= SUSPECT_AFTER && poison === undefined;
+    // One at a time: if this actor is lost, it shall be clear with whom.
+    if (isSuspect && this.#suspect?.isInDoubt === true) return job.release(COME_BACK_MS);
     const key = this.#nextKey++;
-    const writer = this.#writer(key, requestId, logged);
+    const writer = this.#writer(key, { requestId, fingerprint }, logged);
     const isTakeover = job.delivery > 1 || logged.lastSeq > 0;
-    if (isTakeover && poison === undefined) await writer.claim();
+    if (isSuspect) this.#suspect = BEING_TAKEN;
+    try {
+      if (isTakeover && poison === undefined) await writer.claim();
+    } catch (thrown) {
+      if (isSuspect) this.#suspect = undefined;
+      throw thrown;
+    }
     const owned = new OwnedRequest({
       request,
       job,
@@ -125,6 +145,7 @@ export class Admission {
       over: () => this.#owned.remove(key),
     });
     this.#owned.add(key, owned);
+    if (isSuspect) this.#suspect = owned;
     if (owned.replay()) return;
     if (poison !== undefined) return owned.fail(poison);
     if (this.#cancels.has(requestId)) return owned.cancel();
@@ -137,13 +158,18 @@ export class Admission {
         maxTokens: request.maxTokens,
         sampling: request.sampling,
         logprobs: request.logprobs,
+        isSuspect,
       });
     } catch (thrown) {
       owned.fail(RallyError.from(thrown));
     }
   }
 
-  #writer(key: number, requestId: string, logged: Logged): TokenLogWriter {
+  #writer(
+    key: number,
+    { requestId, fingerprint }: { readonly requestId: string; readonly fingerprint: string },
+    logged: Logged,
+  ): TokenLogWriter {
     const { log, clock, subjects, attentionId, appendsPerSecond, warn } = this.#options;
     return new TokenLogWriter({
       log,
@@ -151,6 +177,7 @@ export class Admission {
       subject: subjects.tokens(requestId),
       requestId,
       owner: attentionId,
+      request: fingerprint,
       lastSeq: logged.lastSeq,
       numTokens: logged.tokenIds.length,
       // The more requests, the more tokens each gathers between two appends.
@@ -158,6 +185,13 @@ export class Admission {
       fenced: () => this.#owned.withKey(key)?.fence(),
       warn,
     });
+  }
+
+  /** Another request under an id that is taken: the log belongs to the first, so nobody can be told. */
+  async #drop(job: Job, requestId: string): Promise<void> {
+    this.#numRefused++;
+    this.#options.warn(`dropped another request under the id ${requestId}, which is taken`);
+    await job.done().catch(() => job.release(COME_BACK_MS));
   }
 
   #checkDeployment(request: GenerateRequest): void {
@@ -170,11 +204,8 @@ export class Admission {
     });
   }
 
-  #poison(job: Job, logged: Logged): RallyError | undefined {
+  #poison(job: Job, numLost: number): RallyError | undefined {
     const limit = this.#options.maxLostOwners ?? MAX_LOST_OWNERS;
-    // The first owner claims nothing.
-    const numLost =
-      logged.lastSeq > 0 ? logged.numIdleClaims + 1 : Math.floor(job.delivery / DELIVERIES_PER_LOST_OWNER);
     if (job.delivery <= limit || numLost < limit) return undefined;
     return new RallyError("internal", `given up: ${numLost} attention actors in a row were lost with this request`, {
       lostOwners: numLost,
@@ -199,4 +230,11 @@ export class Admission {
       job.release(COME_BACK_MS);
     }
   }
+}
+
+/** Owners in a row that a request has lost, none of which got a token out of it. */
+function numLostOwners({ delivery }: Job, { lastSeq, numIdleClaims }: Logged): number {
+  if (delivery === 1) return 0;
+  // The first owner claims nothing.
+  return lastSeq > 0 ? numIdleClaims + 1 : Math.floor(delivery / DELIVERIES_PER_LOST_OWNER);
 }

@@ -5,8 +5,10 @@ import { RallyError } from "../../infra/errors.ts";
 import { isName } from "../protocol/subjects.ts";
 import { Admission, type AdmissionOptions, COME_BACK_MS } from "./admission.ts";
 import { Cancels } from "./cancels.ts";
-import { endUnserved } from "./ending.ts";
+import { endUnserved, type UnservedEnding } from "./ending.ts";
+import { deadlineExceeded } from "./owned-request.ts";
 import { OwnedRequests } from "./owned-requests.ts";
+import { QueueDeadlines } from "./queue-deadlines.ts";
 import type { EngineToken } from "./sequence.ts";
 
 export interface AttentionActorOptions extends AdmissionOptions {
@@ -17,6 +19,8 @@ export interface AttentionActorOptions extends AdmissionOptions {
 }
 
 const PULL_WAIT_MS = 1000;
+/** An event loop that is busy for three quarters of the ack wait loses nothing yet. */
+const KEEP_ALIVES_PER_WAIT = 4;
 /** Few at a time, so that a burst spreads over all attention actors that have room. */
 const MAX_PULL = 4;
 
@@ -29,20 +33,33 @@ export class AttentionActor {
   readonly #owned = new OwnedRequests();
   readonly #cancels: Cancels;
   readonly #admission: Admission;
-  readonly #subscription: Subscription;
+  readonly #queueDeadlines: QueueDeadlines;
+  readonly #subscriptions: readonly Subscription[];
   #keepAlive: Timer | undefined;
   #pulling: Promise<void> | undefined;
+  readonly #stopPulling = new AbortController();
   #draining = false;
   #badCancels = 0;
 
   constructor(options: AttentionActorOptions) {
     this.#options = options;
-    this.#cancels = new Cancels(options.clock, (requestId) => void this.#endUnowned(requestId));
+    this.#cancels = new Cancels(options.clock, (requestId) => void this.#endUnowned(requestId, { kind: "cancelled" }));
     this.#admission = new Admission(options, this.#owned, this.#cancels);
-    const prefix = options.subjects.cancel("");
-    this.#subscription = options.bus.subscribe(options.subjects.cancel("*"), ({ subject }) => {
-      this.#cancel(subject.slice(prefix.length));
+    this.#queueDeadlines = new QueueDeadlines({
+      queue: options.queue,
+      clock: options.clock,
+      isFull: () => this.#owned.size >= options.maxSequences,
+      passed: ({ requestId, deadline }) => {
+        void this.#endUnowned(requestId, { kind: "failed", error: deadlineExceeded({ deadline }).toWire() });
+      },
     });
+    const { bus, subjects } = options;
+    this.#subscriptions = [
+      bus.subscribe(subjects.cancel("*"), ({ subject }) => this.#cancel(subject.slice(subjects.cancel("").length))),
+      bus.subscribe(subjects.follow("*"), ({ subject }) =>
+        this.#owned.withRequestId(subject.slice(subjects.follow("").length))?.followed(),
+      ),
+    ];
   }
 
   get counts() {
@@ -61,6 +78,7 @@ export class AttentionActor {
   /** Takes nothing new and waits for the requests in hand; after `limitMs` gives the rest back to the queue. */
   async drain(limitMs: number): Promise<void> {
     this.#draining = true;
+    this.#stopPulling.abort();
     this.#owned.wake();
     const limit = this.#options.clock.after(limitMs, () => {
       for (const owned of this.#owned.all()) owned.giveBack();
@@ -70,7 +88,8 @@ export class AttentionActor {
     limit.cancel();
     this.#keepAlive?.cancel();
     this.#cancels.close();
-    this.#subscription.unsubscribe();
+    this.#queueDeadlines.close();
+    for (const subscription of this.#subscriptions) subscription.unsubscribe();
   }
 
   /** From the engine. */
@@ -89,11 +108,12 @@ export class AttentionActor {
     while (!this.#draining) {
       const free = maxSequences - this.#owned.size;
       if (free <= 0) {
+        this.#queueDeadlines.watch();
         await this.#owned.change();
         continue;
       }
       try {
-        const jobs = await queue.pull(Math.min(free, MAX_PULL), PULL_WAIT_MS);
+        const jobs = await queue.pull(Math.min(free, MAX_PULL), PULL_WAIT_MS, this.#stopPulling.signal);
         isDown = false;
         await Promise.all(jobs.map((job) => this.#take(job)));
       } catch (thrown) {
@@ -119,10 +139,10 @@ export class AttentionActor {
     this.#owned.withRequestId(requestId)?.cancel();
   }
 
-  async #endUnowned(requestId: string): Promise<void> {
+  async #endUnowned(requestId: string, ending: UnservedEnding): Promise<void> {
     if (this.#owned.withRequestId(requestId) !== undefined) return;
     try {
-      await endUnserved({ ...this.#options, requestId }, { kind: "cancelled" }, "always");
+      await endUnserved({ ...this.#options, requestId }, ending, "always");
     } catch {
       // Its owner has written in the meantime, or whoever pulls it next will see to it.
     }
@@ -130,7 +150,7 @@ export class AttentionActor {
 
   /** Tells the queue in good time that the requests in hand are being worked on. */
   #scheduleKeepAlive(): void {
-    this.#keepAlive = this.#options.clock.after(this.#options.ackWaitMs / 3, () => {
+    this.#keepAlive = this.#options.clock.after(this.#options.ackWaitMs / KEEP_ALIVES_PER_WAIT, () => {
       for (const owned of this.#owned.all()) owned.stillWorking();
       this.#scheduleKeepAlive();
     });

@@ -1,5 +1,6 @@
 import { RallyError } from "../../infra/errors.ts";
 import { toWireF32, toWireI32, type WireDtype } from "../../infra/tensor.ts";
+import { batchCheck } from "../protocol/checksum.ts";
 import { MAX_BATCH_ROWS } from "../protocol/limits.ts";
 import type { ActivationBatch } from "../protocol/messages.ts";
 import type { Trip } from "./ffn-side.ts";
@@ -59,7 +60,7 @@ export function activationBatch(
   // On dense layers the router's part is empty.
   const [numRouted, width] = options.layerIsMoe[layer] === true ? [count, topK] : [0, 0];
   const [firstId, lastId] = [from * topK, (from + numRouted) * topK];
-  return {
+  const batch = {
     kind: "activations",
     deployment: options.deployment,
     epoch: meta.epoch,
@@ -77,5 +78,6 @@ export function activationBatch(
     ),
     expertIds: toWireI32(pass.expertIds.subarray(firstId, lastId), [numRouted, width]),
     expertWeights: toWireF32(pass.expertWeights.subarray(firstId, lastId), [numRouted, width], "f32"),
-  };
+  } as const;
+  return { ...batch, check: batchCheck(batch) };
 }

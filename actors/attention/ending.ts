@@ -5,6 +5,8 @@ import { decodeLogEvent, isEnd } from "../protocol/decode.ts";
 import type { EndEvent, LogEvent } from "../protocol/messages.ts";
 import type { Subjects } from "../protocol/subjects.ts";
 
+export type UnservedEnding = { readonly kind: "failed"; readonly error: WireError } | { readonly kind: "cancelled" };
+
 /**
  * Ends a request that this actor does not own, unless its log has an ending already; with "if-empty", also unless anybody has
  * begun it. RallyError `stale-owner` if somebody writes at the same moment: then it is theirs.
@@ -16,7 +18,7 @@ export async function endUnserved(
     readonly attentionId: string;
     readonly requestId: string;
   },
-  ending: { readonly kind: "failed"; readonly error: WireError } | { readonly kind: "cancelled" },
+  ending: UnservedEnding,
   when: "always" | "if-empty",
 ): Promise<void> {
   const { log, subjects, attentionId: owner, requestId } = where;
@@ -33,7 +35,10 @@ export async function endUnserved(
     }
   }
   const end: EndEvent = { ...ending, requestId, owner, usage: { promptTokens: 0, outputTokens } };
-  await log.append(subject, encode(end), { id: `${requestId}:end`, expectedLastSeq: entries.at(-1)?.seq ?? 0 });
+  await log.append(subject, encode(end), {
+    id: `${requestId}:end:${owner}`,
+    expectedLastSeq: entries.at(-1)?.seq ?? 0,
+  });
 }
 
 function decoded(payload: Uint8Array): LogEvent | undefined {

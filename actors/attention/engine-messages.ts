@@ -1,6 +1,7 @@
 import type { WireError } from "../../infra/errors.ts";
 import type { AttentionSettings, AttentionStats, TraceEvent } from "../protocol/role.ts";
 import type { ThreadReport } from "../protocol/role-thread.ts";
+import type { Placed } from "./placed-ffn.ts";
 import type { EngineToken } from "./sequence.ts";
 import type { EngineRequest } from "./sequence.ts";
 
@@ -17,7 +18,7 @@ export interface EngineWorkerData {
 export type ToEngine =
   | { readonly kind: "admit"; readonly request: EngineRequest }
   | { readonly kind: "release"; readonly key: number }
-  | { readonly kind: "epoch"; readonly epoch: number }
+  | { readonly kind: "placement"; readonly placed: Placed }
   | { readonly kind: "stats" }
   | { readonly kind: "trace" }
   | { readonly kind: "close" };

@@ -12,6 +12,7 @@ import type { EngineWorkerData, FromEngine, ToEngine } from "./engine-messages.t
 import type { FfnSide } from "./ffn-side.ts";
 import { LocalFfn } from "./local-ffn.ts";
 import { measureTransitionMs } from "./ping-pong.table.ts";
+import { type Placed, PlacedFfn } from "./placed-ffn.ts";
 import { RemoteFfn } from "./remote-ffn.ts";
 
 /**
@@ -22,6 +23,7 @@ import { RemoteFfn } from "./remote-ffn.ts";
 const MAX_AUTO_MICRO_BATCHES = 4;
 /** Parts in flight per shard: two trips of every micro-batch, so that a stray retry does not stall the rest. */
 const CREDITS_PER_MICRO_BATCH = 2;
+const DEFAULT_KV_BYTES = 256 << 20;
 
 const port = parentPort;
 assert(port !== null, "the engine runs in a worker thread");
@@ -32,33 +34,44 @@ const warn = (text: string) => post({ kind: "warning", text });
 
 const trace = new TraceBuffer({ enabled: settings.trace, clock, processId: process.pid });
 const meter = new EngineMeter({ clock, trace, warn });
-let epoch = 0;
+interface OpenedFfn {
+  readonly ffn: FfnSide;
+  readonly place: (placed: Placed) => void;
+  readonly close: () => Promise<void>;
+}
 
-async function openFfn(config: ModelConfig): Promise<{ readonly ffn: FfnSide; readonly close: () => Promise<void> }> {
+async function openFfn(config: ModelConfig): Promise<OpenedFfn> {
+  const { id, deployment, modelDir } = settings;
   if (ffnKind === "local") {
-    const specs = shardSpecs(config, settings.numShards);
-    const shards = await Promise.all(specs.map((spec) => openFfnShard(settings.modelDir, spec, { numThreads })));
-    return { ffn: new LocalFfn(shards), close: async () => void (await Promise.all(shards.map((s) => s.release()))) };
+    const shards = await Promise.all(shardSpecs(config, 1).map((spec) => openFfnShard(modelDir, spec, { numThreads })));
+    const close = async () => void (await Promise.all(shards.map((shard) => shard.release())));
+    return { ffn: new LocalFfn(shards), place: () => undefined, close };
   }
-  const nats = await connectNats(settings.nats, { name: `${settings.id}-engine` });
-  const ffn = new RemoteFfn({
-    bus: nats.bus,
+  const nats = await connectNats(settings.nats, { name: `${id}-engine` });
+  const ffn = new PlacedFfn({
     clock,
-    subjects: subjectsOf(settings.deployment),
-    deployment: settings.deployment,
-    attentionId: settings.id,
-    epoch: () => epoch,
-    numShards: settings.numShards,
-    hiddenSize: config.hiddenSize,
-    topK: config.topK,
-    layerIsMoe: config.layerKinds.map((kind) => kind === "moe"),
-    wireDtype: settings.wireDtype,
-    dispatchTimeoutMs: settings.dispatchTimeoutMs,
-    creditsPerShard: maxMicroBatches() * CREDITS_PER_MICRO_BATCH,
-    observe: meter,
+    numLayers: config.numLayers,
+    open: ({ epoch, numShards }) =>
+      new RemoteFfn({
+        bus: nats.bus,
+        clock,
+        subjects: subjectsOf(deployment, epoch),
+        deployment,
+        attentionId: id,
+        epoch: () => epoch,
+        numShards,
+        hiddenSize: config.hiddenSize,
+        topK: config.topK,
+        layerIsMoe: config.layerKinds.map((kind) => kind === "moe"),
+        wireDtype: settings.wireDtype,
+        dispatchTimeoutMs: settings.dispatchTimeoutMs,
+        creditsPerShard: maxMicroBatches() * CREDITS_PER_MICRO_BATCH,
+        observe: meter,
+      }),
   });
   return {
     ffn,
+    place: (placed) => ffn.place(placed),
     close: async () => {
       ffn.close();
       await nats.close();
@@ -70,11 +83,18 @@ function maxMicroBatches(): number {
   return settings.microBatches === "auto" ? MAX_AUTO_MICRO_BATCHES : settings.microBatches;
 }
 
+/** At least one sequence at its longest fits. */
+function defaultKvTokens({ numLayers, headDim, contextLength }: ModelConfig): number {
+  const tokenBytes = numLayers * 2 * headDim * Float32Array.BYTES_PER_ELEMENT;
+  const most = settings.maxSequences * contextLength;
+  return Math.min(most, Math.max(contextLength, Math.floor(DEFAULT_KV_BYTES / tokenBytes)));
+}
+
 async function start(): Promise<void> {
   const progress = (text: string) => post({ kind: "progress", text });
   const config = await loadConfig(settings.modelDir);
   const stages = await openAttentionStages(settings.modelDir, { numThreads, progress });
-  const { ffn, close } = await openFfn(config);
+  const { ffn, place, close } = await openFfn(config);
   const { microBatches } = settings;
   const engine = new Engine({
     stages,
@@ -86,6 +106,7 @@ async function start(): Promise<void> {
       failed: (key, error) => post({ kind: "sequenceFailed", key, error: error.toWire() }),
     },
     maxSequences: settings.maxSequences,
+    maxKvTokens: settings.maxKvTokens ?? defaultKvTokens(config),
     maxMicroBatches: maxMicroBatches(),
     microBatches: () => (microBatches === "auto" ? meter.microBatches(MAX_AUTO_MICRO_BATCHES) : microBatches),
     prefillTokens: settings.prefillTokens,
@@ -109,9 +130,8 @@ async function start(): Promise<void> {
         return;
       case "release":
         return engine.release(message.key);
-      case "epoch":
-        epoch = message.epoch;
-        return;
+      case "placement":
+        return place(message.placed);
       case "stats": {
         const { transitions, ...counts } = engine.counts;
         post({
@@ -125,6 +145,7 @@ async function start(): Promise<void> {
             microBatches: microBatches === "auto" ? meter.microBatches(MAX_AUTO_MICRO_BATCHES) : microBatches,
             activeSequences: counts.activeSequences,
             kvTokens: counts.kvTokens,
+            preemptions: counts.preemptions,
             pendingDispatches: ffn.pending,
             creditsInUse: ffn.creditsInUse,
           },

@@ -6,6 +6,7 @@ import type { FfnSide } from "./ffn-side.ts";
 import { createMicroBatch, isForsaken, layOut, type MicroBatch, sequencesDue } from "./micro-batch.ts";
 import { nextPhase } from "./ping-pong.table.ts";
 import type { PingPongEvent } from "./ping-pong.machine.ts";
+import { Roster } from "./roster.ts";
 import type { EngineRequest, EngineToken } from "./sequence.ts";
 import { Sequences } from "./sequences.ts";
 
@@ -29,6 +30,8 @@ export interface EngineOptions {
   readonly listener: EngineListener;
   readonly observer: ComputeObserver;
   readonly maxSequences: number;
+  /** Tokens that may be in the KV caches at once; left out: what all sequences at their longest need. */
+  readonly maxKvTokens?: number;
   readonly maxMicroBatches: number;
   /** How many micro-batches new sequences are spread over now. */
   readonly microBatches: () => number;
@@ -43,6 +46,7 @@ export class Engine {
   readonly #options: EngineOptions;
   readonly #microBatches: readonly MicroBatch[];
   readonly #sequences: Sequences;
+  readonly #roster: Roster;
   /** Micro-batches that wait for the attention side, first come first served; each at most once. */
   readonly #ready: MicroBatch[] = [];
   #wake: (() => void) | undefined;
@@ -57,6 +61,7 @@ export class Engine {
   constructor(options: EngineOptions) {
     this.#options = options;
     this.#sequences = new Sequences(options.stages.config, options.maxSequences);
+    this.#roster = new Roster(options.maxKvTokens ?? Infinity);
     this.#microBatches = Array.from({ length: options.maxMicroBatches }, (_, index) =>
       createMicroBatch(index, options.stages, options),
     );
@@ -76,7 +81,9 @@ export class Engine {
       decodeTokens: this.#decodeTokens,
       prefillTokens: this.#prefillTokens,
       transitions: this.#transitions,
-      activeSequences: this.#sequences.size,
+      /** With a KV slot, or about to have one. */
+      activeSequences: this.#sequences.size - this.#roster.numWaiting,
+      preemptions: this.#roster.preemptions,
       kvTokens: this.#microBatches.reduce((sum, { schedule }) => sum + schedule.numCachedTokens, 0),
       underWay: this.#underWay,
     };
@@ -99,17 +106,33 @@ export class Engine {
   /** RallyError `overloaded` without a free place, `context-exceeded` when prompt and output cannot fit. */
   admit(request: EngineRequest): void {
     if (this.#closed) throw new RallyError("closed", "the engine is closed");
-    const sequence = this.#sequences.add(request);
-    const microBatch = this.#leastLoaded();
-    microBatch.schedule.join(sequence);
-    this.#begin(microBatch);
+    this.#roster.add(this.#sequences.add(request));
+    this.#settle();
   }
 
   /** Ends a sequence from outside (stop string, cancel, deadline). Unknown keys have ended already: nothing happens. */
   release(key: number): void {
     if (!this.#sequences.remove(key)) return;
+    this.#roster.remove(key);
+    this.#dropForsaken();
+    this.#settle();
+  }
+
+  /** Sequences have come, grown or gone: sees to it that the right ones run. */
+  #settle(): void {
+    if (this.#closed) return;
+    const { start, preempt } = this.#roster.settle((sequence) => this.#sequences.renew(sequence));
+    if (preempt.length > 0) this.#dropForsaken();
+    for (const sequence of start) {
+      const microBatch = this.#leastLoaded();
+      microBatch.schedule.join(sequence);
+      this.#begin(microBatch);
+    }
+  }
+
+  /** A pass that is with the experts may never come back; one that waits for its turn here is dropped when that comes. */
+  #dropForsaken(): void {
     for (const microBatch of this.#microBatches) {
-      // A pass that is with the experts may never come back; one that waits for its turn here is dropped when that comes.
       if (microBatch.phase === "dispatched" && isForsaken(microBatch)) this.#drop(microBatch);
     }
   }
@@ -194,11 +217,21 @@ export class Engine {
     if (plan.kind === "prefill") this.#prefillTokens += pass.numTokens;
     const { due, rows } = sequencesDue(plan);
     const logits = due.length === 0 ? undefined : await stages.head(pass, rows);
-    const tokens = logits === undefined ? [] : this.#sequences.draw(due, logits, (...lost) => listener.failed(...lost));
+    const tokens =
+      logits === undefined
+        ? []
+        : this.#sequences.draw(due, logits, (key, error) => {
+            this.#roster.remove(key);
+            listener.failed(key, error);
+          });
     this.#decodeTokens += tokens.length;
+    for (const { key, finish } of tokens) if (finish !== undefined) this.#roster.remove(key);
     schedule.settle();
     observer.computed("head", schedule.index, microBatch.layer, from, clock.elapsed());
     this.#advance(microBatch, "sampled");
+    microBatch.plan = undefined;
+    microBatch.pass = undefined;
+    this.#settle();
     this.#end(microBatch);
     return tokens;
   }
@@ -216,8 +249,6 @@ export class Engine {
   }
 
   #end(microBatch: MicroBatch): void {
-    microBatch.plan = undefined;
-    microBatch.pass = undefined;
     this.#begin(microBatch);
     // So that time without any work is not taken for a bubble.
     if (microBatch.phase === "idle") this.#wake?.();
@@ -232,8 +263,12 @@ export class Engine {
   /** A graph that fails takes the sequences of its pass with it and leaves the other micro-batches alone. */
   #fail(microBatch: MicroBatch, error: RallyError): void {
     const lost = (microBatch.plan?.sequences ?? []).filter(({ gone }) => !gone);
-    for (const { request } of lost) this.#sequences.remove(request.key);
+    for (const { request } of lost) {
+      this.#sequences.remove(request.key);
+      this.#roster.remove(request.key);
+    }
     this.#drop(microBatch);
+    this.#settle();
     for (const { request } of lost) this.#options.listener.failed(request.key, error);
   }
 

@@ -11,6 +11,8 @@ export interface Logged {
   readonly hasEnded: boolean;
   /** Owners that took the request over and left no token: claims since the last one. */
   readonly numIdleClaims: number;
+  /** Fingerprint of the request that was logged; undefined as long as no owner has said. */
+  readonly request: string | undefined;
   /** Entries that are no message of ours, or of another request: anybody can publish to the subject. */
   readonly numForeign: number;
 }
@@ -18,6 +20,7 @@ export interface Logged {
 /** RallyError `internal` if the log contradicts itself: nothing may be appended to it but an ending. */
 export function readLogged(entries: readonly LogEntry[], requestId: string): Logged {
   const tokenIds: number[] = [];
+  let request: string | undefined;
   let [hasEnded, numIdleClaims, numForeign] = [false, 0, 0];
   for (const { payload } of entries) {
     const event = decoded(payload);
@@ -27,11 +30,12 @@ export function readLogged(entries: readonly LogEntry[], requestId: string): Log
       const message = `token log of ${requestId} jumps from token ${tokenIds.length} to ${event.index}`;
       throw new RallyError("internal", message, { requestId, index: event.index, expected: tokenIds.length });
     } else {
+      request ??= event.request;
       for (const id of event.ids) tokenIds.push(id);
       numIdleClaims = event.ids.length > 0 ? 0 : numIdleClaims + 1;
     }
   }
-  return { lastSeq: entries.at(-1)?.seq ?? 0, tokenIds, hasEnded, numIdleClaims, numForeign };
+  return { lastSeq: entries.at(-1)?.seq ?? 0, tokenIds, hasEnded, numIdleClaims, request, numForeign };
 }
 
 function decoded(payload: Uint8Array) {

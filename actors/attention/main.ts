@@ -3,14 +3,16 @@ import { RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
 import { hashModel, loadConfig } from "../../models/load.ts";
 import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
-import { watchPlacement } from "../protocol/placement.ts";
-import type { AttentionSettings } from "../protocol/role.ts";
+import { Placements } from "../protocol/placement.ts";
+import type { AttentionSettings, AttentionStats } from "../protocol/role.ts";
 import { type RoleProcess, type RunningRole, runRole } from "../protocol/role-process.ts";
+import { offerRole } from "../protocol/role-service.ts";
 import { RoleThread } from "../protocol/role-thread.ts";
 import { ACK_WAIT_MS, openRequestQueue, openTokenLog } from "../protocol/streams.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
 import { AttentionActor } from "./attention-actor.ts";
 import type { EngineWorkerData, FromEngine, ToEngine } from "./engine-messages.ts";
+import { followPlacement } from "./follow-placement.ts";
 
 /** Requests in hand when a drain begins get this long to end here; the rest goes back to the queue. */
 const DRAIN_LIMIT_MS = 10_000;
@@ -18,6 +20,7 @@ const DRAIN_LIMIT_MS = 10_000;
 async function start(settings: AttentionSettings, process: RoleProcess): Promise<RunningRole> {
   const { id, deployment, modelDir } = settings;
   const clock = systemClock;
+  const startedAt = new Date();
   const warn = (text: string) => process.report({ kind: "warning", text });
   const subjects = subjectsOf(deployment);
   // Tokens cannot come before a request was admitted, so the actor exists by then.
@@ -44,9 +47,10 @@ async function start(settings: AttentionSettings, process: RoleProcess): Promise
     openTokenLog(nats.durable, subjects),
     ready,
   ]);
-  const placement = await watchPlacement(nats.durable, subjects, {
+  const placement = await followPlacement(await Placements.open(nats.durable, subjects), {
     modelHash,
-    changed: ({ epoch }) => engine.post({ kind: "epoch", epoch }),
+    numExperts: config.numExperts,
+    changed: (placed) => engine.post({ kind: "placement", placed }),
     warn,
     mismatch: (error) => process.fail(error),
   });
@@ -71,26 +75,29 @@ async function start(settings: AttentionSettings, process: RoleProcess): Promise
   });
   actor.start();
   const running = actor;
+  const statsNow = async (): Promise<AttentionStats> => {
+    const { stats } = await engine.ask({ kind: "stats" }, "stats");
+    const { owned, machineMs, badMessages } = running.counts;
+    return {
+      ...stats,
+      role: "attention",
+      id,
+      waitingSequences: Math.max(0, owned - stats.activeSequences),
+      machineMs: stats.machineMs + machineMs,
+      badMessages: stats.badMessages + badMessages,
+      rssBytes: globalThis.process.memoryUsage.rss(),
+    };
+  };
+  const service = offerRole(nats.bus, settings, startedAt, statsNow);
   return {
     async drain() {
       await running.drain(DRAIN_LIMIT_MS);
+      service.unsubscribe();
       placement.unsubscribe();
       await engine.close({ kind: "close" });
       await nats.close();
     },
-    async stats() {
-      const { stats } = await engine.ask({ kind: "stats" }, "stats");
-      const { owned, machineMs, badMessages } = running.counts;
-      return {
-        ...stats,
-        role: "attention",
-        id,
-        waitingSequences: Math.max(0, owned - stats.activeSequences),
-        machineMs: stats.machineMs + machineMs,
-        badMessages: stats.badMessages + badMessages,
-        rssBytes: globalThis.process.memoryUsage.rss(),
-      };
-    },
+    stats: statsNow,
     trace: async () => (await engine.ask({ kind: "trace" }, "trace")).events,
   };
 }

@@ -4,6 +4,8 @@ import { assert, RallyError } from "../../infra/errors.ts";
 import { StopMatcher } from "../../models/stop.ts";
 import type { DecodeStream } from "../../models/tokenizer/tokenizer.ts";
 import type { EndEvent, FinishReason, GenerateRequest } from "../protocol/messages.ts";
+import { fingerprintOf } from "./fingerprint.ts";
+import { IdleLimit } from "./idle-limit.ts";
 import { createRequestActor } from "./request-actor.ts";
 import type { EngineToken } from "./sequence.ts";
 import type { TokenLogWriter } from "./token-log.ts";
@@ -36,6 +38,7 @@ export class OwnedRequest {
   /** More than one if the queue has delivered the request again in the meantime. */
   readonly #jobs: Job[];
   #deadline: Timer | undefined;
+  readonly #idleLimit: IdleLimit | undefined;
   #outputTokens = 0;
   #isOver = false;
 
@@ -44,14 +47,26 @@ export class OwnedRequest {
     this.#jobs = [options.job];
     this.#stop = new StopMatcher(options.request.stop);
     this.#watchDeadline();
+    const { clock, request } = options;
+    const { idleLimitMs } = request;
+    this.#idleLimit = idleLimitMs === undefined ? undefined : new IdleLimit(clock, idleLimitMs, () => this.cancel());
   }
 
   get requestId(): string {
     return this.#options.request.requestId;
   }
 
+  get fingerprint(): string {
+    return fingerprintOf(this.#options.request);
+  }
+
   get machineMs(): number {
     return this.#actor.spentMs;
+  }
+
+  /** It is here, and has not got a token yet. */
+  get isInDoubt(): boolean {
+    return !this.#isOver && this.#outputTokens === this.#options.loggedIds.length;
   }
 
   /**
@@ -114,6 +129,11 @@ export class OwnedRequest {
     this.#jobs.push(job);
   }
 
+  /** Somebody has said that they want the tokens. */
+  followed(): void {
+    this.#idleLimit?.followed();
+  }
+
   stillWorking(): void {
     for (const job of this.#jobs) job.working();
   }
@@ -142,6 +162,7 @@ export class OwnedRequest {
   #end(event: EndEvent): void {
     this.#options.release();
     this.#deadline?.cancel();
+    this.#idleLimit?.cancel();
     void this.#options.writer.end(event).then(async (written) => {
       // Only now may the queue forget the request: its ending is on disk. A lost ack means a redelivery, which finds the ending.
       if (written) await Promise.allSettled(this.#jobs.map((job) => job.done()));
@@ -153,6 +174,7 @@ export class OwnedRequest {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#deadline?.cancel();
+    this.#idleLimit?.cancel();
     this.#options.release();
     this.#options.over();
   }

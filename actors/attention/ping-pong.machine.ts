@@ -36,7 +36,8 @@ export const pingPongMachine = setup({ types: { events: {} as PingPongEvent } })
     idle: { on: { start: "attending" } },
     attending: { on: { attended: "dispatched", abandon: "idle" } },
     dispatched: { on: { answered: "combining", abandon: "idle" } },
-    combining: { on: { nextLayer: "attending", lastLayer: "sampling", abandon: "idle" } },
+    // Left as soon as it is entered: nothing can come in between.
+    combining: { on: { nextLayer: "attending", lastLayer: "sampling" } },
     sampling: { on: { sampled: "idle", abandon: "idle" } },
   },
 });

@@ -1,26 +1,21 @@
-import type { Bus, BusMessage, Subscription } from "../../infra/bus.ts";
-import type { Clock, Timer } from "../../infra/clock.ts";
-import { encode } from "../../infra/codec.ts";
+import type { BusMessage, Subscription } from "../../infra/bus.ts";
+import type { Timer } from "../../infra/clock.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
 import { fromWireF32 } from "../../infra/tensor.ts";
+import { checkIntact, resultCheck } from "../protocol/checksum.ts";
 import { decodeExpertResult } from "../protocol/decode.ts";
 import type { ExpertResult } from "../protocol/messages.ts";
-import type { Subjects } from "../protocol/subjects.ts";
 import { Credits } from "./credits.ts";
-import { activationBatch, bytesPerRow, splitRows, type DispatchOptions } from "./dispatch.ts";
+import { bytesPerRow, splitRows } from "./dispatch.ts";
 import { combine, type FfnSide, type Trip } from "./ffn-side.ts";
 import { OutputBuffers } from "./output-buffers.ts";
-import { isPassing, MAX_REFUSALS, patienceMs, retryAfterMs } from "./retry.ts";
+import type { Replica, Send } from "./replicas.ts";
+import { isPassing, MAX_REFUSALS, retryAfterMs } from "./retry.ts";
+import { Sender, type SenderOptions } from "./sender.ts";
 import { createVisit, type Leg, type Visit } from "./visit.ts";
 
-export interface RemoteFfnOptions extends DispatchOptions {
-  readonly bus: Bus;
-  readonly clock: Clock;
-  readonly subjects: Subjects;
+export interface RemoteFfnOptions extends SenderOptions {
   readonly epoch: () => number;
-  readonly numShards: number;
-  /** A dispatch unanswered for this long is sent again. */
-  readonly dispatchTimeoutMs: number;
   /** Parts in flight per shard; more wait here. */
   readonly creditsPerShard: number;
   readonly observe: HopObserver;
@@ -37,6 +32,7 @@ export interface HopObserver {
     readonly expertMs: number;
     readonly bytes: number;
   }): void;
+  /** A dispatch was sent once more: refused, unanswered, or late and another replica asked too. */
   retry(): void;
   badMessage(reason: string): void;
 }
@@ -46,7 +42,7 @@ const TICK_MS = 25;
 /** An expert actor that restarts is back within a second or so; asking more often helps nobody. */
 const NO_RESPONDERS_RETRY_MS = 100;
 
-/** Dispatch to expert actors over the bus, combine in shard order; re-sends what stays unanswered. */
+/** Dispatch to expert actors over the bus, combine in shard order; sends again what stays unanswered. */
 export class RemoteFfn implements FfnSide {
   readonly #options: RemoteFfnOptions;
   readonly #subscriptions: readonly Subscription[];
@@ -55,15 +51,19 @@ export class RemoteFfn implements FfnSide {
   readonly #credits: Credits<Leg>;
   readonly #buffers: OutputBuffers;
   readonly #rowBytes: number;
-  /** Also true once the bus is closed: then publishing says so, and trips fail instead of waiting for ever. */
-  #connected = true;
+  readonly #sender: Sender;
   #timer: Timer | undefined;
 
   constructor(options: RemoteFfnOptions) {
     this.#options = options;
     this.#rowBytes = bytesPerRow(options);
     this.#buffers = new OutputBuffers(options.numShards);
-    this.#credits = new Credits(options.numShards, options.creditsPerShard, (leg) => this.#send(leg));
+    this.#credits = new Credits(options.numShards, options.creditsPerShard, (leg) => this.#sender.send(leg));
+    this.#sender = new Sender(options, {
+      joined: (shard) => this.#joined(shard),
+      gone: (replica) => this.#gone(replica),
+      failed: (visit, error) => this.#fail(visit, error),
+    });
     this.#subscriptions = [
       options.bus.subscribe(options.subjects.actAll(options.attentionId), (message) => this.#receive(message)),
       options.bus.onStatus((status) => this.#connection(status !== "disconnected")),
@@ -98,6 +98,7 @@ export class RemoteFfn implements FfnSide {
 
   close(): void {
     for (const subscription of this.#subscriptions) subscription.unsubscribe();
+    this.#sender.close();
     this.#timer?.cancel();
     this.#timer = undefined;
     for (const visit of this.#visits.values()) this.#leave(visit);
@@ -118,45 +119,9 @@ export class RemoteFfn implements FfnSide {
     visit.done(error);
   }
 
-  #send(leg: Leg): void {
-    const { bus, clock, subjects, attentionId, dispatchTimeoutMs } = this.#options;
-    leg.sentAt = clock.elapsed();
-    leg.retryAt = leg.sentAt + patienceMs(dispatchTimeoutMs, leg.numSilences);
-    // It would be lost; everything is sent again as soon as the connection is back.
-    if (!this.#connected) return;
-    try {
-      const payload = this.#payload(leg);
-      leg.bytes = payload.length;
-      bus.publish(subjects.ffn(leg.shard), payload, subjects.act(attentionId, leg.shard));
-    } catch (thrown) {
-      // Not from within: whoever sends may be in the middle of `forward`, or of another trip's answer.
-      queueMicrotask(() => this.#fail(leg.visit, RallyError.from(thrown)));
-    }
-  }
-
-  #payload(leg: Leg): Uint8Array {
-    const { visit, part, rows, attempt } = leg;
-    const isFirst = attempt === visit.firstAttempt;
-    const known = isFirst ? visit.payloads[part] : undefined;
-    if (known !== undefined) return known;
-    const { clock, dispatchTimeoutMs } = this.#options;
-    // An answer later than the next attempt is still good, so experts may work a little beyond it.
-    const deadline = Math.ceil(clock.now() + 2 * patienceMs(dispatchTimeoutMs, leg.numSilences));
-    const meta = { part, attempt, epoch: visit.epoch, deadline };
-    const payload = encode(activationBatch(this.#options, visit.trip, rows, meta));
-    if (isFirst) visit.payloads[part] = payload;
-    return payload;
-  }
-
-  #sendAgain(leg: Leg): void {
-    leg.attempt = ++leg.visit.lastAttempt;
-    this.#options.observe.retry();
-    this.#send(leg);
-  }
-
   #receive(message: BusMessage): void {
     if (message.noResponders) {
-      this.#nobodyHosts(Number(message.subject.slice(message.subject.lastIndexOf(".") + 1)));
+      this.#unreachable(message.subject);
       return;
     }
     try {
@@ -167,29 +132,37 @@ export class RemoteFfn implements FfnSide {
   }
 
   #accept(result: ExpertResult, bytes: number): void {
+    const send = this.#sender.heard(result);
     const visit = this.#visits.get(result.microBatch);
     if (visit === undefined || visit.trip.passId !== result.passId || visit.trip.layer !== result.layer) return;
     const { numShards } = this.#options;
     const leg = result.shard < numShards ? visit.legs[result.part * numShards + result.shard] : undefined;
     // Late answers are as good as any, but not those from before the placement changed.
     if (leg === undefined || leg.answered || result.attempt < visit.firstAttempt) return;
-    if (result.kind === "refused") this.#refused(leg, result.attempt, RallyError.fromWire(result.error));
-    else this.#answered(leg, result, bytes);
+    if (result.kind === "refused") this.#refused(leg, result, RallyError.fromWire(result.error));
+    else this.#answered(leg, result, { bytes, sentAt: (send ?? sendOf(leg, result.attempt))?.sentAt ?? leg.sentAt });
   }
 
-  #answered(leg: Leg, result: ExpertResult & { readonly kind: "result" }, bytes: number): void {
+  #answered(
+    leg: Leg,
+    result: ExpertResult & { readonly kind: "result" },
+    { bytes, sentAt }: { readonly bytes: number; readonly sentAt: number },
+  ): void {
     const { hiddenSize, clock, observe } = this.#options;
     const { visit, shard } = leg;
     const { from, count } = leg.rows;
     const rows = (visit.outputs[shard] as Float32Array).subarray(from * hiddenSize, (from + count) * hiddenSize);
     try {
+      checkIntact(`the answer of ${result.expertId}`, result.check, resultCheck(result));
       fromWireF32(result.output, [count, hiddenSize], rows);
     } catch (thrown) {
       const error = RallyError.from(thrown);
       observe.badMessage(`answer of ${result.expertId}: ${error.message}`);
-      this.#refused(leg, result.attempt, error);
+      this.#refused(leg, result, error);
       return;
     }
+    const answeredAt = clock.elapsed();
+    this.#sender.took(leg, answeredAt - sentAt);
     leg.answered = true;
     visit.numOpen--;
     this.#credits.release(shard, leg);
@@ -197,8 +170,8 @@ export class RemoteFfn implements FfnSide {
       microBatch: result.microBatch,
       layer: result.layer,
       shard,
-      sentAt: leg.sentAt,
-      answeredAt: clock.elapsed(),
+      sentAt,
+      answeredAt,
       expertMs: (result.waitUs + result.computeUs) / 1000,
       bytes: leg.bytes + bytes,
     });
@@ -209,7 +182,7 @@ export class RemoteFfn implements FfnSide {
     visit.done();
   }
 
-  #refused(leg: Leg, attempt: number, error: RallyError): void {
+  #refused(leg: Leg, { attempt, expertId }: ExpertResult, error: RallyError): void {
     // A later attempt is under way already.
     if (attempt !== leg.attempt) return;
     const { epoch, clock } = this.#options;
@@ -217,55 +190,87 @@ export class RemoteFfn implements FfnSide {
     // Too little time for a slow expert, or for one whose clock is ahead of ours: the next attempt gets more.
     if (error.code === "deadline-exceeded") leg.numSilences++;
     if (!isPassing(error.code) && ++leg.numRefusals >= MAX_REFUSALS) return this.#fail(leg.visit, error);
-    leg.retryAt = clock.elapsed() + retryAfterMs(error);
+    leg.tried.push(expertId);
+    if (this.#sender.sendElsewhere(leg)) return;
+    wait(leg, clock.elapsed() + retryAfterMs(error));
   }
 
   /** The placement has changed: what shards have answered so far may not add up with what others answer now. */
   #restart(visit: Visit): void {
     visit.epoch = this.#options.epoch();
     visit.firstAttempt = ++visit.lastAttempt;
-    visit.payloads.length = 0;
     visit.numOpen = visit.legs.length;
     for (const leg of visit.legs) {
       leg.attempt = visit.firstAttempt;
       leg.numRefusals = 0;
+      leg.tried.length = 0;
       if (leg.answered) {
         leg.answered = false;
         leg.retryAt = Infinity;
         this.#credits.take(leg.shard, leg);
       } else if (leg.retryAt !== Infinity) {
         this.#options.observe.retry();
-        this.#send(leg);
+        this.#sender.send(leg);
       }
     }
   }
 
-  #nobodyHosts(shard: number): void {
+  /** `subject`: where the answer would have come. */
+  #unreachable(subject: string): void {
+    const { subjects, attentionId } = this.#options;
+    const [shard, id] = subject.slice(subjects.actAll(attentionId).length - 1).split(".");
+    if (id !== undefined) return this.#sender.unreachable(Number(shard), id);
     const retryAt = this.#options.clock.elapsed() + NO_RESPONDERS_RETRY_MS;
-    for (const leg of this.#underWay()) if (leg.shard === shard) leg.retryAt = retryAt;
+    for (const leg of this.#underWay()) {
+      if (leg.shard !== Number(shard) || leg.sends.at(-1)?.replica !== undefined) continue;
+      leg.isUnheard = true;
+      wait(leg, retryAt);
+    }
+  }
+
+  /** What it had is lost, unless another has it too. */
+  #gone(replica: Replica): void {
+    if (!this.#sender.connected) return;
+    for (const leg of this.#underWay()) {
+      if (leg.sends.at(-1)?.replica === replica) this.#sender.sendAgain(leg);
+    }
+  }
+
+  /** What nobody was there for need not wait any longer. */
+  #joined(shard: number): void {
+    for (const leg of this.#underWay()) {
+      if (leg.shard === shard && leg.isUnheard) this.#sender.sendAgain(leg);
+    }
   }
 
   #connection(connected: boolean): void {
-    this.#connected = connected;
+    this.#sender.connection(connected);
     if (!connected) return;
     // Nobody knows which of them arrived.
-    for (const leg of this.#underWay()) this.#sendAgain(leg);
+    for (const leg of this.#underWay()) {
+      leg.tried.length = 0;
+      this.#sender.sendAgain(leg);
+    }
   }
 
   #tick(): void {
-    const { clock, epoch } = this.#options;
+    const { clock, epoch, dispatchTimeoutMs } = this.#options;
     this.#timer = undefined;
     const now = clock.elapsed();
-    for (const leg of this.#connected ? [...this.#underWay()] : []) {
-      if (now < leg.retryAt || leg.answered) continue;
+    for (const leg of this.#sender.connected ? [...this.#underWay()] : []) {
+      if (leg.answered || (now < leg.retryAt && now < leg.lateAt)) continue;
       if (epoch() !== leg.visit.epoch) this.#restart(leg.visit);
+      else if (now < leg.retryAt) this.#sender.late(leg);
       else {
         // A refusal or a "no responders" has moved retryAt: only a whole wait in vain is silence.
-        if (now - leg.sentAt >= this.#options.dispatchTimeoutMs) leg.numSilences++;
-        this.#sendAgain(leg);
+        if (now - leg.sentAt >= dispatchTimeoutMs) this.#sender.silent(leg);
+        this.#sender.sendAgain(leg);
       }
     }
-    if (this.#visits.size > 0) this.#timer = clock.after(TICK_MS, () => this.#tick());
+    if (this.#visits.size === 0) return;
+    let due = Infinity;
+    for (const leg of this.#underWay()) due = Math.min(due, leg.retryAt, leg.isLate ? Infinity : leg.lateAt);
+    this.#timer = clock.after(Math.min(TICK_MS, Math.max(1, due - now)), () => this.#tick());
   }
 
   /** Legs that have been sent and not answered. */
@@ -274,4 +279,15 @@ export class RemoteFfn implements FfnSide {
       for (const leg of visit.legs) if (!leg.answered && leg.retryAt !== Infinity) yield leg;
     }
   }
+}
+
+/** It was refused, or nobody was there: it is sent again then, to any replica. */
+function wait(leg: Leg, retryAt: number): void {
+  leg.retryAt = retryAt;
+  leg.lateAt = Infinity;
+  leg.tried.length = 0;
+}
+
+function sendOf(leg: Leg, attempt: number): Send | undefined {
+  return leg.sends.find((send) => send.attempt === attempt);
 }

@@ -1,8 +1,14 @@
 import type { ErrorCode, RallyError } from "../../infra/errors.ts";
 
-/** Refusals that pass by themselves: the expert is busy, starting, leaving, or has not yet heard of our placement. */
-const PASSING: ReadonlySet<ErrorCode> = new Set(["overloaded", "stale-epoch", "deadline-exceeded", "closed"]);
-/** Any other refusal is believed when it comes for the third time: bytes may break on the way, a replica may be ill. */
+/** Refusals that pass by themselves: the expert is busy, starting, leaving, has not yet heard of our placement, or got broken bytes. */
+const PASSING: ReadonlySet<ErrorCode> = new Set([
+  "overloaded",
+  "stale-epoch",
+  "deadline-exceeded",
+  "closed",
+  "corrupted",
+]);
+/** Any other refusal is believed when it comes for the third time: a replica may be ill. */
 export const MAX_REFUSALS = 3;
 const REFUSED_RETRY_MS = 50;
 const MAX_RETRY_AFTER_MS = 5_000;

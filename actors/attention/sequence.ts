@@ -13,6 +13,8 @@ export interface EngineRequest {
   readonly sampling: SamplingParams;
   /** Alternatives to report per token; undefined: no logprobs. */
   readonly logprobs: number | undefined;
+  /** Its owners keep dying: until its first token nothing else runs, so that nobody else can be blamed, or harmed. */
+  readonly isSuspect?: boolean;
 }
 
 /** What the engine reports of one token: `index` counts output tokens. */
@@ -38,6 +40,11 @@ export interface Sequence {
 
 export function sequenceOf(request: EngineRequest): Sequence {
   return { request, tokenIds: [...request.tokenIds], numCached: 0, gone: false };
+}
+
+/** The same sequence with nothing in the cache: to be prefilled again, its output included. */
+export function renewed({ request, tokenIds }: Sequence): Sequence {
+  return { request, tokenIds: [...tokenIds], numCached: 0, gone: false };
 }
 
 /** Tokens that are not yet in the cache. */

@@ -1,13 +1,13 @@
 import { assert, RallyError } from "../../infra/errors.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { Sampler } from "./sampler.ts";
-import { type EngineRequest, type EngineToken, type Sequence, sequenceOf } from "./sequence.ts";
+import { type EngineRequest, type EngineToken, renewed, type Sequence, sequenceOf } from "./sequence.ts";
 
 /** The sequences that the engine has, each with its sampler. */
 export class Sequences {
   readonly #config: ModelConfig;
   readonly #maxSequences: number;
-  readonly #live = new Map<number, { readonly sequence: Sequence; readonly sampler: Sampler }>();
+  readonly #live = new Map<number, { sequence: Sequence; readonly sampler: Sampler }>();
 
   constructor(config: ModelConfig, maxSequences: number) {
     this.#config = config;
@@ -45,6 +45,15 @@ export class Sequences {
     return this.#live.delete(key);
   }
 
+  /** Takes a sequence out of the cache for now; returns what goes on in its place. */
+  renew(sequence: Sequence): Sequence {
+    const entry = this.#live.get(sequence.request.key);
+    assert(entry?.sequence === sequence, "only what is here is renewed");
+    sequence.gone = true;
+    entry.sequence = renewed(sequence);
+    return entry.sequence;
+  }
+
   clear(): void {
     for (const key of this.#live.keys()) this.remove(key);
   }
@@ -59,12 +68,12 @@ export class Sequences {
     const tokens: EngineToken[] = [];
     for (const [i, sequence] of due.entries()) {
       const { key } = sequence.request;
-      // Released while the head was computed.
-      const sampler = this.#live.get(key)?.sampler;
-      if (sampler === undefined) continue;
+      const entry = this.#live.get(key);
+      // Released or renewed while the head was computed.
+      if (entry?.sequence !== sequence) continue;
       let token: EngineToken;
       try {
-        token = sampler.next(sequence, logits.subarray(i * vocabSize, (i + 1) * vocabSize));
+        token = entry.sampler.next(sequence, logits.subarray(i * vocabSize, (i + 1) * vocabSize));
       } catch (thrown) {
         // One row of nonsense is no reason to lose the others.
         this.remove(key);

@@ -16,6 +16,8 @@ export interface TokenLogOptions {
   readonly subject: string;
   readonly requestId: string;
   readonly owner: string;
+  /** Fingerprint of the request. */
+  readonly request: string;
   /** Where the log stands: seq of its last entry and the number of tokens in it. */
   readonly lastSeq: number;
   readonly numTokens: number;
@@ -50,6 +52,8 @@ export class TokenLogWriter {
   #ended: ((written: boolean) => void) | undefined;
   /** An append is under way or waits to be repeated. */
   #busy = false;
+  /** The fingerprint is in the log, or on its way in the present append. */
+  #isNamed = false;
   #stopped = false;
   #timer: Timer | undefined;
   #nextAt = 0;
@@ -80,11 +84,12 @@ export class TokenLogWriter {
    * old owner may still be alive. RallyError `stale-owner` if the log has moved on since it was read.
    */
   async claim(): Promise<void> {
-    const { log, subject, requestId, owner } = this.#options;
-    const claim: TokenEvent = { kind: "tokens", requestId, owner, index: this.#index, ids: [], texts: [] };
+    const { log, subject, requestId, owner, request } = this.#options;
+    const claim: TokenEvent = { kind: "tokens", requestId, owner, index: this.#index, ids: [], texts: [], request };
     const id = `${requestId}:${this.#index}:claim:${owner}:${this.#lastSeq}`;
     const { seq } = await log.append(subject, encode(claim), { id, expectedLastSeq: this.#lastSeq });
     this.#lastSeq = seq;
+    this.#isNamed = true;
   }
 
   /** Stops for good without an ending: the request is given back or lost. */
@@ -102,7 +107,7 @@ export class TokenLogWriter {
 
   #pump(): void {
     if (this.#busy || this.#stopped) return;
-    const { clock, requestId } = this.#options;
+    const { clock, requestId, owner } = this.#options;
     const wait = this.#end === undefined ? this.#nextAt - clock.elapsed() : 0;
     if (wait > 0) {
       this.#timer ??= clock.after(wait, () => {
@@ -117,7 +122,8 @@ export class TokenLogWriter {
       const tokens = this.#tokens.splice(0, MAX_TOKENS_PER_EVENT);
       this.#append({
         payload: this.#tokenEvent(tokens),
-        id: `${requestId}:${this.#index}`,
+        // With the owner: another owner's entry at this index is no duplicate of ours but the sign that we are replaced.
+        id: `${requestId}:${this.#index}:${owner}`,
         appended: () => {
           this.#index += tokens.length;
           const isFull = tokens.length === MAX_TOKENS_PER_EVENT;
@@ -129,7 +135,7 @@ export class TokenLogWriter {
         this.#stop();
         this.#ended?.(true);
       };
-      this.#append({ payload: encode(this.#end), id: `${requestId}:end`, appended: ended });
+      this.#append({ payload: encode(this.#end), id: `${requestId}:end:${owner}`, appended: ended });
     }
   }
 
@@ -166,7 +172,9 @@ export class TokenLogWriter {
   }
 
   #tokenEvent(tokens: readonly LoggedToken[]): Uint8Array {
-    const { requestId, owner } = this.#options;
+    const { requestId, owner, request } = this.#options;
+    const isNamed = this.#isNamed;
+    this.#isNamed = true;
     const logprobs = tokens.flatMap(({ logprob }) => (logprob === undefined ? [] : [logprob]));
     const event: TokenEvent = {
       kind: "tokens",
@@ -176,6 +184,7 @@ export class TokenLogWriter {
       ids: tokens.map(({ id }) => id),
       texts: tokens.map(({ text }) => text),
       ...(logprobs.length > 0 && { logprobs }),
+      ...(!isNamed && { request }),
     };
     return encode(event);
   }

@@ -1,5 +1,6 @@
 import type { RowRange } from "./dispatch.ts";
 import type { Trip } from "./ffn-side.ts";
+import type { Send } from "./replicas.ts";
 
 /** One part of a trip on its way to one shard and back. */
 export interface Leg {
@@ -9,9 +10,19 @@ export interface Leg {
   readonly rows: RowRange;
   answered: boolean;
   attempt: number;
+  /** Messages that were sent for it. */
+  readonly sends: Send[];
+  /** Of the last of them. */
   sentAt: number;
-  /** Infinity while it waits for a credit. */
+  /** When it is sent again in any case. Infinity while it waits for a credit. */
   retryAt: number;
+  /** When an answer would be late: then another replica is asked too, if there is one. */
+  lateAt: number;
+  isLate: boolean;
+  /** Nobody was there to get it. */
+  isUnheard: boolean;
+  /** Replicas that are not asked again until it has been sent in vain to all. */
+  tried: string[];
   numSilences: number;
   numRefusals: number;
   bytes: number;
@@ -21,8 +32,6 @@ export interface Leg {
 export interface Visit {
   readonly trip: Trip;
   readonly done: (error?: Error) => void;
-  /** First-attempt bytes by part, the same for every shard: encoded once. */
-  readonly payloads: Uint8Array[];
   /** Per shard [numTokens, hiddenSize]. */
   readonly outputs: readonly Float32Array[];
   /** [part * numShards + shard] */
@@ -49,7 +58,6 @@ export function createVisit(
   const visit: Visit = {
     trip,
     done: options.done,
-    payloads: [],
     outputs: options.outputs,
     legs,
     numOpen: options.parts.length * options.numShards,
@@ -66,8 +74,13 @@ export function createVisit(
         rows,
         answered: false,
         attempt: 0,
+        sends: [],
         sentAt: 0,
         retryAt: Infinity,
+        lateAt: Infinity,
+        isLate: false,
+        isUnheard: false,
+        tried: [],
         numSilences: 0,
         numRefusals: 0,
         bytes: 0,

@@ -15,6 +15,11 @@ export interface GenerateOptions {
   readonly logprobs?: number;
   /** From now until the request has ended, one way or another. 10 minutes if left out. */
   readonly deadlineMs?: number;
+  /**
+   * Cancelled when nobody has followed it for so long, wherever its tokens go: an iteration that is left, a program that ends or
+   * loses its connection. From 3,000; never if left out.
+   */
+  readonly idleLimitMs?: number;
   /** The same id twice within two minutes is one request: its answer is followed, not made again. */
   readonly requestId?: string;
 }

@@ -2,7 +2,7 @@ import type { Subscription } from "../../infra/bus.ts";
 import type { Clock, Timer } from "../../infra/clock.ts";
 import { RallyError } from "../../infra/errors.ts";
 import { decodeLogEvent } from "../protocol/decode.ts";
-import type { EndEvent, FinishReason } from "../protocol/messages.ts";
+import type { EndEvent, FinishReason, LogEvent } from "../protocol/messages.ts";
 import { type Token, TokenFeed } from "./token-feed.ts";
 
 /** A completed request. A resumed one too is reported whole, from its first token. */
@@ -115,11 +115,24 @@ export class FollowedGeneration implements Generation {
     if (this.#ended !== undefined) this.#release();
   }
 
-  /** An entry of the log. Entries after the ending are ignored. */
-  entry(payload: Uint8Array): void {
-    if (this.#ended !== undefined) return;
+  /**
+   * An entry of the log; true if it is of this request's owner. Anybody can publish to the subject: what cannot be read or
+   * names another request is stepped over, just as an owner that takes the request over steps over it.
+   */
+  entry(payload: Uint8Array): boolean {
+    const event = readEvent(payload);
+    if (event?.requestId !== this.requestId) return false;
+    if (this.#ended === undefined) this.#accept(event);
+    return true;
+  }
+
+  /** The request has no ending that the log could tell. */
+  fail(error: RallyError): void {
+    this.#end(error);
+  }
+
+  #accept(event: LogEvent): void {
     try {
-      const event = decodeLogEvent(payload);
       if (event.kind !== "tokens") return this.#end(this.#ending(event));
       if (this.#feed.accept(event) === 0) return;
       this.#firstTokenAt ??= this.#options.clock.elapsed();
@@ -127,11 +140,6 @@ export class FollowedGeneration implements Generation {
     } catch (thrown) {
       this.#end(RallyError.from(thrown));
     }
-  }
-
-  /** The request has no ending that the log could tell. */
-  fail(error: RallyError): void {
-    this.#end(error);
   }
 
   #ending(event: EndEvent): GenerationResult | RallyError {
@@ -189,6 +197,14 @@ export class FollowedGeneration implements Generation {
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const resolve of waiting) resolve();
+  }
+}
+
+function readEvent(payload: Uint8Array): LogEvent | undefined {
+  try {
+    return decodeLogEvent(payload);
+  } catch {
+    return undefined;
   }
 }
 

@@ -1,12 +1,13 @@
 import { randomUUID } from "node:crypto";
 import type { Bus } from "../../infra/bus.ts";
-import { type Clock, systemClock } from "../../infra/clock.ts";
+import { type Clock, systemClock, type Timer } from "../../infra/clock.ts";
 import { encode } from "../../infra/codec.ts";
 import type { Durable, DurableLog, WorkQueue } from "../../infra/durable.ts";
 import { RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import type { SamplingParams } from "../../models/sampling/params.ts";
+import { FOLLOW_EVERY_MS } from "../protocol/limits.ts";
 import type { GenerateRequest } from "../protocol/messages.ts";
 import { openRequestQueue, openTokenLog } from "../protocol/streams.ts";
 import { checkName, type Subjects, subjectsOf } from "../protocol/subjects.ts";
@@ -29,7 +30,9 @@ const DEFAULT_DEPLOYMENT = "default";
 /** The owner writes the ending at the deadline; beyond this nobody is there to write one. */
 const DEADLINE_GRACE_MS = 3_000;
 const UNKNOWN_AFTER_MS = 2_000;
-const PUT_RETRY_MS = 250;
+/** A server that is away for longer is not expected back. */
+const OUTAGE_LIMIT_MS = 30_000;
+const RETRY_MS = 250;
 
 /** Asks a deployment for tokens. Safe for any number of requests at once. */
 export class RallyClient {
@@ -80,6 +83,7 @@ export class RallyClient {
       newId: this.#newId,
     });
     const generation = this.#follow(request.requestId, 0);
+    if (request.idleLimitMs !== undefined) this.#sayFollowed(generation);
     const end = this.#clock.after(request.deadline - this.#clock.now() + DEADLINE_GRACE_MS, () =>
       generation.fail(
         new RallyError("deadline-exceeded", "the deadline has passed and nobody has ended the request", {
@@ -106,7 +110,9 @@ export class RallyClient {
         found: fromIndex,
       });
     }
-    return this.#follow(requestId, fromIndex, UNKNOWN_AFTER_MS);
+    const generation = this.#follow(requestId, fromIndex, UNKNOWN_AFTER_MS);
+    this.#sayFollowed(generation);
+    return generation;
   }
 
   /**
@@ -135,53 +141,80 @@ export class RallyClient {
       clock: this.#clock,
       sendCancel: () => void (this.#closed || this.#bus.publish(subject, new Uint8Array())),
     });
-    const unknown =
-      unknownAfterMs === undefined
-        ? undefined
-        : this.#clock.after(unknownAfterMs, () =>
-            generation.fail(
-              new RallyError("unknown-request", `nothing is known of request ${requestId}`, {
-                field: "requestId",
-                requestId,
-              }),
-            ),
-          );
+    let unknown: Timer | undefined;
+    let isKnown = false;
     this.#live.add(generation);
     const release = () => {
       unknown?.cancel();
       this.#live.delete(generation);
     };
     generation.result.then(release, release);
-    this.#log ??= openTokenLog(this.#durable, this.#subjects);
-    this.#log
-      .then((log) =>
-        log.follow(this.#subjects.tokens(requestId), ({ payload }) => {
+    const follow = async () => {
+      this.#log ??= openTokenLog(this.#durable, this.#subjects);
+      try {
+        return await (
+          await this.#log
+        ).follow(this.#subjects.tokens(requestId), ({ payload }) => {
+          if (!generation.entry(payload)) return;
+          isKnown = true;
           unknown?.cancel();
-          generation.entry(payload);
-        }),
-      )
-      .then(
-        (subscription) => generation.follows(subscription),
-        (thrown: unknown) => {
-          this.#log = undefined;
-          generation.fail(RallyError.from(thrown));
-        },
-      );
+        });
+      } catch (thrown) {
+        this.#log = undefined;
+        throw thrown;
+      }
+    };
+    this.#throughOutage(follow).then(
+      (subscription) => {
+        generation.follows(subscription);
+        if (unknownAfterMs !== undefined && !isKnown) {
+          unknown = this.#clock.after(unknownAfterMs, () => generation.fail(unknownRequest(requestId)));
+        }
+      },
+      (thrown: unknown) => generation.fail(RallyError.from(thrown)),
+    );
     return generation;
+  }
+
+  /** For a request with an idle limit: while it is followed here, its owner goes on. */
+  #sayFollowed({ requestId, result }: Generation): void {
+    let timer: Timer | undefined;
+    const say = () => {
+      this.#bus.publish(this.#subjects.follow(requestId), new Uint8Array());
+      timer = this.#clock.after(FOLLOW_EVERY_MS, say);
+    };
+    say();
+    const stop = () => timer?.cancel();
+    result.then(stop, stop);
   }
 
   /** An unanswered put may have arrived; its id makes sending it again harmless. */
   async #put(request: GenerateRequest): Promise<void> {
     const payload = encode(request);
-    for (;;) {
+    const put = async () => {
+      this.#queue ??= openRequestQueue(this.#durable, this.#subjects);
       try {
-        this.#queue ??= openRequestQueue(this.#durable, this.#subjects);
-        return await (await this.#queue).put(request.requestId, payload);
+        await (await this.#queue).put(request.requestId, payload);
       } catch (thrown) {
         this.#queue = undefined;
+        throw thrown;
+      }
+    };
+    await this.#throughOutage(put, request.deadline);
+  }
+
+  /** Tries again while the server is away: it mostly comes back. Any other failure is the answer. */
+  async #throughOutage<T>(attempt: () => Promise<T>, deadline = Infinity): Promise<T> {
+    const since = this.#clock.elapsed();
+    for (;;) {
+      try {
+        return await attempt();
+      } catch (thrown) {
         const error = RallyError.from(thrown);
-        if (error.code !== "timeout" || this.#closed || this.#clock.now() >= request.deadline) throw error;
-        await new Promise<void>((resolve) => this.#clock.after(PUT_RETRY_MS, resolve));
+        const isAway = error.code === "server-unavailable" && this.#clock.elapsed() - since < OUTAGE_LIMIT_MS;
+        const mayCome = (isAway || error.code === "timeout") && this.#clock.now() < deadline;
+        if (!mayCome || this.#closed) throw error;
+        await new Promise<void>((resolve) => this.#clock.after(RETRY_MS, resolve));
       }
     }
   }
@@ -189,4 +222,11 @@ export class RallyClient {
   #checkOpen(): void {
     if (this.#closed) throw new RallyError("closed", "the client was closed");
   }
+}
+
+function unknownRequest(requestId: string): RallyError {
+  return new RallyError("unknown-request", `nothing is known of request ${requestId}`, {
+    field: "requestId",
+    requestId,
+  });
 }

@@ -2,43 +2,34 @@ import { parentPort, workerData } from "node:worker_threads";
 import { systemClock } from "../../infra/clock.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
-import { loadConfig, openFfnShard, shardSpecs } from "../../models/load.ts";
-import type { ExpertSettings } from "../protocol/role.ts";
+import { loadConfig, openFfnShard } from "../../models/load.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
 import { TraceBuffer } from "../protocol/trace-buffer.ts";
 import { Expert } from "./expert.ts";
 import { ExpertMeter } from "./expert-meter.ts";
-import type { FromExpert, ToExpert } from "./expert-messages.ts";
+import type { ExpertWorkerData, FromExpert, ToExpert } from "./expert-messages.ts";
 
 /** The experts' thread: graphs block it, so it owns the data plane's connection and nothing that must answer in between. */
 
 const port = parentPort;
 assert(port !== null, "the experts run in a worker thread");
-const settings = workerData as ExpertSettings;
+const { settings, spec } = workerData as ExpertWorkerData;
 const clock = systemClock;
 const post = (message: FromExpert) => port.postMessage(message);
 
 async function start(): Promise<void> {
-  const { id, deployment, modelDir, numShards, shard } = settings;
+  const { id, deployment, epoch, modelDir, shard } = settings;
   const config = await loadConfig(modelDir);
-  const spec = shardSpecs(config, numShards)[shard];
-  if (spec === undefined) {
-    throw new RallyError("bad-settings", `shard ${shard} of ${numShards} does not exist`, {
-      field: "shard",
-      found: shard,
-    });
-  }
   const progress = (text: string) => post({ kind: "progress", text });
   const ffn = await openFfnShard(modelDir, spec, { numThreads: 1, progress });
   const nats = await connectNats(settings.nats, { name: id });
   const trace = new TraceBuffer({ enabled: settings.trace, clock, processId: process.pid });
   trace.name(id, { 0: `experts of shard ${shard}` });
   const meter = new ExpertMeter({ clock, trace, warn: (text) => post({ kind: "warning", text }) });
-  let epoch = 0;
   const expert = new Expert({
     bus: nats.bus,
     clock,
-    subjects: subjectsOf(deployment),
+    subjects: subjectsOf(deployment, epoch),
     deployment,
     expertId: id,
     config,
@@ -47,13 +38,11 @@ async function start(): Promise<void> {
     maxWaitingBatches: settings.maxWaitingBatches,
     observer: meter,
   });
+  expert.serve();
   await nats.bus.flush();
 
   const answer = async (message: ToExpert): Promise<void> => {
     switch (message.kind) {
-      case "epoch":
-        epoch = message.epoch;
-        return;
       case "stats":
         return post({
           kind: "stats",

@@ -1,16 +1,20 @@
 import { setImmediate as nextEvents } from "node:timers/promises";
 import type { Bus, BusMessage, Subscription } from "../../infra/bus.ts";
 import type { Clock } from "../../infra/clock.ts";
-import { encode } from "../../infra/codec.ts";
+import { ScratchEncoder } from "../../infra/codec.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
 import { toWireF32, type WireDtype } from "../../infra/tensor.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { FfnShard } from "../../models/stages.ts";
+import { batchCheck, checkIntact, resultCheck } from "../protocol/checksum.ts";
 import { decodeActivationBatch } from "../protocol/decode.ts";
 import type { ActivationBatch, ExpertResult } from "../protocol/messages.ts";
 import type { Subjects } from "../protocol/subjects.ts";
 import { Coalescer } from "./coalesce.ts";
 import { checkPlace, type FfnInput, takeInput } from "./intake.ts";
+import { Presence } from "./presence.ts";
+import { quietTime } from "./quiet-time.ts";
+import { InputPool } from "./input-pool.ts";
 import { RowBuffers } from "./row-buffers.ts";
 
 export interface ExpertOptions {
@@ -48,37 +52,59 @@ interface WaitingBatch extends FfnInput {
 /** Rows of one run at most, over all coalesced batches. */
 const MAX_RUN_ROWS = 512;
 const OVERLOADED_RETRY_MS = 20;
+/** Attention actors have heard the goodbye by then, unless they are in the middle of a long computation. */
+const LEAVING_QUIET_MS = 100;
+const LEAVING_LIMIT_MS = 1_000;
+const LENT = { single: true, borrowed: true } as const;
 
 /** An expert actor's whole life: receive, run, answer. Keeps nothing between messages. */
 export class Expert {
   readonly #options: ExpertOptions;
   readonly #waiting: Coalescer<WaitingBatch>;
-  readonly #subscription: Subscription;
+  readonly #subscriptions: readonly Subscription[];
+  readonly #presence: Presence;
   readonly #buffers: RowBuffers;
+  readonly #inputs = new InputPool();
+  readonly #encoder = new ScratchEncoder();
   #running: Promise<void> | undefined;
+  #lastMessageAt = -Infinity;
 
   constructor(options: ExpertOptions) {
     this.#options = options;
     this.#waiting = new Coalescer({ maxWaiting: options.maxWaitingBatches, maxTokens: MAX_RUN_ROWS });
     this.#buffers = new RowBuffers(options.config);
+    const { bus, subjects, expertId } = options;
     const { shard } = options.ffn.spec;
-    // Replicas of a shard form one queue group: they share the load and stand in for each other.
-    this.#subscription = options.bus.subscribe(options.subjects.ffn(shard), (message) => this.#receive(message), {
-      queue: `shard-${shard}`,
-    });
+    const receive = (message: BusMessage) => this.#receive(message);
+    // Replicas of a shard form one queue group, for whoever does not know them; each also has a subject of its own.
+    this.#subscriptions = [
+      bus.subscribe(subjects.ffn(shard), receive, { queue: `shard-${shard}` }),
+      bus.subscribe(subjects.ffn(shard, expertId), receive),
+    ];
+    this.#presence = new Presence({ bus, subjects, expertId, shard });
+  }
+
+  /** Announces itself, once it knows its placement. */
+  serve(): void {
+    this.#presence.serve();
   }
 
   get waiting(): number {
     return this.#waiting.size;
   }
 
-  /** Takes no new batch, answers those that wait. */
+  /** Says goodbye, answers what still comes until nothing does, and then what waits. */
   async drain(): Promise<void> {
-    this.#subscription.unsubscribe();
+    this.#presence.leave();
+    const lastAt = () => this.#lastMessageAt;
+    await quietTime(this.#options.clock, { quietMs: LEAVING_QUIET_MS, limitMs: LEAVING_LIMIT_MS, lastAt });
+    for (const subscription of this.#subscriptions) subscription.unsubscribe();
+    this.#presence.close();
     await this.#running;
   }
 
   #receive(message: BusMessage): void {
+    this.#lastMessageAt = this.#options.clock.elapsed();
     let batch: ActivationBatch;
     try {
       batch = decodeActivationBatch(message.payload);
@@ -91,7 +117,8 @@ export class Expert {
       this.#admit(batch, reply);
     } catch (thrown) {
       const refusal = RallyError.from(thrown);
-      if (refusal.code === "bad-message") this.#options.observer.badMessage(refusal.message);
+      if (refusal.code === "bad-message" || refusal.code === "corrupted")
+        this.#options.observer.badMessage(refusal.message);
       this.#refuse(batch, reply, refusal);
       return;
     }
@@ -109,7 +136,8 @@ export class Expert {
         retryAfterMs: OVERLOADED_RETRY_MS,
       });
     }
-    this.#waiting.push({ ...takeInput(batch, config), batch, reply, arrivedAt: clock.elapsed() });
+    checkIntact("the batch", batch.check, batchCheck(batch));
+    this.#waiting.push({ ...takeInput(batch, config, this.#inputs), batch, reply, arrivedAt: clock.elapsed() });
   }
 
   async #run(): Promise<void> {
@@ -122,6 +150,7 @@ export class Expert {
         const failure = RallyError.from(thrown, "session-failed");
         for (const { batch, reply } of batches) this.#refuse(batch, reply, failure);
       }
+      for (const { hidden } of batches) this.#inputs.giveBack(hidden);
       // Graphs block this thread: here answers go out, and batches come in that may share the next run.
       await nextEvents();
     }
@@ -162,13 +191,14 @@ export class Expert {
       const answer = output.subarray(rows * config.hiddenSize, (rows + numTokens) * config.hiddenSize);
       rows += numTokens;
       waitMs += from - arrivedAt;
-      this.#publish(reply, {
+      const result = {
         ...this.#header(batch),
         kind: "result",
         output: toWireF32(answer, [numTokens, config.hiddenSize], answerDtype(batch)),
         waitUs: Math.max(0, Math.round((from - arrivedAt) * 1000)),
         computeUs: Math.max(0, Math.round((to - from) * 1000)),
-      });
+      } as const;
+      this.#publish(reply, { ...result, check: resultCheck(result) });
     }
     const microBatches = batches.map(({ batch }) => batch.microBatch);
     observer.ran({ layer: batches[0]?.layer ?? 0, microBatches, rows, from, to, waitMs });
@@ -192,7 +222,7 @@ export class Expert {
 
   #publish(reply: string, result: ExpertResult): void {
     try {
-      this.#options.bus.publish(reply, encode(result));
+      this.#options.bus.publish(reply, this.#encoder.encode(result), undefined, LENT);
     } catch (thrown) {
       // The attention actor sends again what it still misses.
       this.#options.observer.badMessage(`answer not sent: ${RallyError.from(thrown).message}`);

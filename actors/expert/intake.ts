@@ -32,8 +32,13 @@ export function checkPlace(
   }
 }
 
+/** Where the copies of hidden rows go; they are the caller's to give back. */
+export interface HiddenRows {
+  take(length: number): Float32Array;
+}
+
 /** RallyError `bad-message` unless layer, shapes, dtypes and expert ids are the model's. */
-export function takeInput(batch: ActivationBatch, config: ModelConfig): FfnInput {
+export function takeInput(batch: ActivationBatch, config: ModelConfig, rows: HiddenRows): FfnInput {
   const { layer } = batch;
   const kind = config.layerKinds[layer];
   if (kind === undefined) throw outOfRange("layer", layer, `below ${config.numLayers}`);
@@ -47,7 +52,8 @@ export function takeInput(batch: ActivationBatch, config: ModelConfig): FfnInput
     if (id < 0 || id >= config.numExperts) throw outOfRange("expertIds", id, `from 0, below ${config.numExperts}`);
   }
   const expertWeights = fromWireF32(batch.expertWeights, routed);
-  const hidden = fromWireF32(batch.hidden, [numTokens, config.hiddenSize]);
+  const shape = [numTokens, config.hiddenSize];
+  const hidden = fromWireF32(batch.hidden, shape, rows.take(numTokens * config.hiddenSize));
   return { layer, numTokens, hidden, expertIds, expertWeights };
 }
 

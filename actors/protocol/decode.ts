@@ -7,6 +7,7 @@ import { REQUEST_LIMITS } from "./limits.ts";
 import type {
   ActivationBatch,
   EndEvent,
+  ExpertNotice,
   ExpertResult,
   FinishReason,
   GenerateRequest,
@@ -24,11 +25,14 @@ const REQUEST_FIELDS = [
   "stop",
   "logprobs",
   "deadline",
+  "idleLimitMs",
 ];
 
 const MAX_ID = Number.MAX_SAFE_INTEGER;
 const NAME = 64;
 const MAX_EXPERTS = 65_536;
+const MAX_SHARD = 65_535;
+const MAX_CHECK = 2 ** 32 - 1;
 
 /** RallyError `bad-request` for a readable map with a wrong field, `bad-message` for bytes that are none. */
 export function decodeGenerateRequest(bytes: Uint8Array): GenerateRequest {
@@ -59,6 +63,9 @@ export function checkGenerateRequest(value: unknown): GenerateRequest {
     stop: checkStops(fields),
     ...(fields.has("logprobs") && { logprobs: fields.integer("logprobs", 0, REQUEST_LIMITS.logprobs) }),
     deadline: fields.integer("deadline", 1, MAX_ID),
+    ...(fields.has("idleLimitMs") && {
+      idleLimitMs: fields.integer("idleLimitMs", REQUEST_LIMITS.idleLimitMs.least, REQUEST_LIMITS.idleLimitMs.most),
+    }),
   };
 }
 
@@ -145,6 +152,7 @@ export function decodeActivationBatch(bytes: Uint8Array): ActivationBatch {
     hidden,
     expertIds,
     expertWeights,
+    check: fields.integer("check", 0, MAX_CHECK),
   };
 }
 
@@ -152,8 +160,9 @@ export function decodeExpertResult(bytes: Uint8Array): ExpertResult {
   const fields = new FieldReader(decode(bytes), "expert result");
   const common = {
     ...positionOf(fields),
-    shard: fields.integer("shard", 0, 65_535),
-    expertId: fields.text("expertId", NAME),
+    shard: fields.integer("shard", 0, MAX_SHARD),
+    // It becomes part of the subject that the actor is addressed by.
+    expertId: fields.name("expertId"),
   };
   const kind = fields.raw("kind");
   switch (kind) {
@@ -162,6 +171,7 @@ export function decodeExpertResult(bytes: Uint8Array): ExpertResult {
         kind,
         ...common,
         output: floatRowsOf(fields, "output"),
+        check: fields.integer("check", 0, MAX_CHECK),
         waitUs: fields.integer("waitUs", 0, MAX_ID),
         computeUs: fields.integer("computeUs", 0, MAX_ID),
       };
@@ -170,6 +180,15 @@ export function decodeExpertResult(bytes: Uint8Array): ExpertResult {
     default:
       throw fields.refuse("kind", kind, "result or refused");
   }
+}
+
+export function decodeExpertNotice(bytes: Uint8Array): ExpertNotice {
+  const fields = new FieldReader(decode(bytes), "expert notice");
+  const kind = fields.raw("kind");
+  if (kind !== "expert") throw fields.refuse("kind", kind, '"expert"');
+  const state = fields.raw("state");
+  if (state !== "serving" && state !== "leaving") throw fields.refuse("state", state, "serving or leaving");
+  return { kind, expertId: fields.name("expertId"), shard: fields.integer("shard", 0, MAX_SHARD), state };
 }
 
 export function decodePlacement(bytes: Uint8Array): Placement {

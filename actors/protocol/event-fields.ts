@@ -16,10 +16,11 @@ export function tokensOf(fields: FieldReader) {
   if (!texts.every((text) => typeof text === "string")) throw fields.refuse("texts", texts, "strings");
   if (texts.length !== ids.length) throw fields.refuse("texts", texts, `as many as ids, ${ids.length}`);
   const index = fields.integer("index", 0, MAX_INTEGER - ids.length);
-  if (!fields.has("logprobs")) return { index, ids, texts };
+  const request = fields.has("request") ? { request: fields.text("request", 64) } : {};
+  if (!fields.has("logprobs")) return { index, ids, texts, ...request };
   const logprobs = fields.list("logprobs", ids.length).map(tokenLogprobOf);
   if (logprobs.length !== ids.length) throw fields.refuse("logprobs", logprobs, `as many as ids, ${ids.length}`);
-  return { index, ids, texts, logprobs };
+  return { index, ids, texts, logprobs, ...request };
 }
 
 function tokenLogprobOf(value: unknown): TokenLogprob {

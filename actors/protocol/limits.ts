@@ -6,7 +6,12 @@ export const REQUEST_LIMITS = {
   stops: 4,
   stopCharacters: 200,
   logprobs: 20,
+  /** Who follows a request says so every second: three of these may get lost. */
+  idleLimitMs: { least: 3_000, most: 86_400_000 },
 } as const;
+
+/** How often whoever follows a request says so. */
+export const FOLLOW_EVERY_MS = 1_000;
 
 /** Rows of one ActivationBatch at most; a trip with more is split. */
 export const MAX_BATCH_ROWS = 4096;

@@ -22,6 +22,8 @@ export interface GenerateRequest {
   readonly logprobs?: number;
   /** Milliseconds since the Unix epoch by which the request has ended, one way or another. */
   readonly deadline: number;
+  /** Cancelled when nobody has followed it for so many milliseconds; undefined: never. */
+  readonly idleLimitMs?: number;
 }
 
 export interface TokenLogprob {
@@ -43,6 +45,8 @@ export interface TokenEvent {
   readonly ids: readonly number[];
   readonly texts: readonly string[];
   readonly logprobs?: readonly TokenLogprob[];
+  /** In each owner's first event: fingerprint of what was asked, so that no other request goes on with this log. */
+  readonly request?: string;
 }
 
 export type FinishReason = "stop" | "length" | "eos";
@@ -94,6 +98,8 @@ export interface ActivationBatch {
   readonly expertIds: WireTensor;
   /** f32 [numTokens, topK]; [0, 0] on dense layers. */
   readonly expertWeights: WireTensor;
+  /** CRC-32, see `checksum.ts`. */
+  readonly check: number;
 }
 
 /** To `.act.<attentionId>`: the weighted sum of one shard's experts, a row per token, or why not. */
@@ -109,6 +115,8 @@ export type ExpertResult =
       readonly expertId: string;
       /** [numTokens, hiddenSize] */
       readonly output: WireTensor;
+      /** CRC-32, see `checksum.ts`. */
+      readonly check: number;
       /** Time in the expert actor: waiting for its turn, and computing. Microseconds. */
       readonly waitUs: number;
       readonly computeUs: number;
@@ -125,6 +133,15 @@ export type ExpertResult =
       readonly error: WireError;
     };
 
+/** To `.experts`, and to whoever probes: an expert actor is there, or about to leave. */
+export interface ExpertNotice {
+  readonly kind: "expert";
+  readonly expertId: string;
+  readonly shard: number;
+  /** "leaving": answers what it has and still gets, but wants nothing more. */
+  readonly state: "serving" | "leaving";
+}
+
 /** In the placement bucket under key `current`: which shard holds which experts. */
 export interface Placement {
   readonly kind: "placement";
@@ -135,4 +152,4 @@ export interface Placement {
   readonly shards: readonly (readonly number[])[];
 }
 
-export type Message = GenerateRequest | LogEvent | ActivationBatch | ExpertResult | Placement;
+export type Message = GenerateRequest | LogEvent | ActivationBatch | ExpertResult | ExpertNotice | Placement;

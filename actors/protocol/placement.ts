@@ -1,4 +1,4 @@
-import type { Durable } from "../../infra/durable.ts";
+import type { Durable, KeyValue } from "../../infra/durable.ts";
 import type { Subscription } from "../../infra/bus.ts";
 import { encode } from "../../infra/codec.ts";
 import { RallyError } from "../../infra/errors.ts";
@@ -6,56 +6,155 @@ import { decodePlacement } from "./decode.ts";
 import type { Placement } from "./messages.ts";
 import type { Subjects } from "./subjects.ts";
 
-const KEY = "current";
+/** `current`: what attention actors dispatch by. `next`: what expert actors are to get ready for. */
+type Key = "current" | "next";
 
-/** The placement as it stands and every later one. One that cannot be read is a warning, and the last good one stays. */
-export async function watchPlacement(
-  durable: Durable,
-  subjects: Subjects,
-  options: {
-    /** Hash of the model in this process. */
-    readonly modelHash: string;
-    readonly changed: (placement: Placement) => void;
-    readonly warn: (text: string) => void;
-    /** The deployment serves another model: this process must not take part. */
-    readonly mismatch: (error: RallyError) => void;
-  },
-): Promise<Subscription> {
-  const bucket = await durable.keyValue(subjects.placementBucket);
-  return bucket.watch(KEY, ({ value }) => {
-    let placement: Placement;
-    try {
-      placement = decodePlacement(value);
-    } catch (thrown) {
-      return options.warn(`placement: ${RallyError.from(thrown).message}`);
+/** A placement without its place in the order. */
+export type Wanted = Omit<Placement, "kind" | "epoch">;
+
+const MAX_TRIES = 5;
+
+/** The placements of one deployment. An epoch is given to one placement only, whether that ever becomes current or not. */
+export class Placements {
+  readonly #bucket: KeyValue;
+
+  private constructor(bucket: KeyValue) {
+    this.#bucket = bucket;
+  }
+
+  static async open(durable: Durable, subjects: Subjects): Promise<Placements> {
+    return new Placements(await durable.keyValue(subjects.placementBucket));
+  }
+
+  async read(key: Key): Promise<Placement | undefined> {
+    return (await this.#get(key)).placement;
+  }
+
+  /** The current or the next placement, if it has this epoch. */
+  async withEpoch(epoch: number): Promise<Placement | undefined> {
+    const placements = await Promise.all([this.read("current"), this.read("next")]);
+    return placements.find((placement) => placement?.epoch === epoch);
+  }
+
+  /**
+   * Sees to it that the current placement is the one wanted: one that already is stays, so that a restart or a second
+   * supervisor moves nothing; any other is followed by the next epoch. Nobody may be serving yet: `plan` is for that.
+   */
+  ensure(wanted: Wanted): Promise<Placement> {
+    return this.#again(async () => {
+      const [current, next] = await Promise.all([this.#get("current"), this.#get("next")]);
+      if (current.placement !== undefined && isSamePlacement(current.placement, wanted)) return current.placement;
+      return await this.#put("current", wanted, epochAfter(current, next), current.revision);
+    });
+  }
+
+  /** Announces the placement that is to follow, for expert actors to get ready. Replaces one announced before. */
+  plan(wanted: Wanted): Promise<Placement> {
+    return this.#again(async () => {
+      const [current, next] = await Promise.all([this.#get("current"), this.#get("next")]);
+      return await this.#put("next", wanted, epochAfter(current, next), next.revision);
+    });
+  }
+
+  /** Makes an announced placement the current one. RallyError `stale-epoch` if a later one has come first. */
+  publish(planned: Placement): Promise<Placement> {
+    return this.#again(async () => {
+      const [current, next] = await Promise.all([this.#get("current"), this.#get("next")]);
+      const latest = epochAfter(current, next) - 1;
+      if (latest !== planned.epoch) {
+        throw new RallyError(
+          "stale-epoch",
+          `placement ${planned.epoch} was followed by ${latest} before it was ready`,
+          {
+            found: planned.epoch,
+            expected: latest,
+          },
+        );
+      }
+      if (current.placement?.epoch === planned.epoch) return current.placement;
+      return await this.#put("current", planned, planned.epoch, current.revision);
+    });
+  }
+
+  /** The present value and each later one. One that cannot be read is a warning, and the last good one stays. */
+  watch(key: Key, handler: (placement: Placement) => void, warn: (text: string) => void): Promise<Subscription> {
+    return this.#bucket.watch(key, ({ value }) => {
+      let placement: Placement;
+      try {
+        placement = decodePlacement(value);
+      } catch (thrown) {
+        return warn(`placement: ${RallyError.from(thrown).message}`);
+      }
+      handler(placement);
+    });
+  }
+
+  async #get(key: Key): Promise<Found> {
+    const entry = await this.#bucket.get(key);
+    return { placement: entry && decodePlacement(entry.value), revision: entry?.revision ?? 0 };
+  }
+
+  async #put(key: Key, { deployment, modelHash, shards }: Wanted, epoch: number, revision: number): Promise<Placement> {
+    const placement: Placement = { kind: "placement", epoch, deployment, modelHash, shards };
+    await this.#bucket.put(key, encode(placement), revision);
+    return placement;
+  }
+
+  /** Somebody else has written at the same moment: look again. */
+  async #again<T>(attempt: () => Promise<T>): Promise<T> {
+    for (let tries = 1; ; tries++) {
+      try {
+        return await attempt();
+      } catch (thrown) {
+        const error = RallyError.from(thrown);
+        if (error.code !== "stale-owner" || tries === MAX_TRIES) throw error;
+      }
     }
-    if (placement.modelHash === options.modelHash) return options.changed(placement);
-    options.mismatch(
-      new RallyError("bad-model", "the deployment serves another model than this process has loaded", {
-        field: "modelHash",
-        found: options.modelHash,
-        expected: placement.modelHash,
-      }),
-    );
+  }
+}
+
+/** The placement that attention actors dispatch by; undefined if there is no deployment. */
+export async function readPlacement(durable: Durable, subjects: Subjects): Promise<Placement | undefined> {
+  return await (await Placements.open(durable, subjects)).read("current");
+}
+
+interface Found {
+  readonly placement: Placement | undefined;
+  readonly revision: number;
+}
+
+/** RallyError `bad-model` if a deployment with this placement serves another model than the one with `modelHash`. */
+export function checkModel(placement: Placement, modelHash: string): void {
+  if (placement.modelHash === modelHash) return;
+  throw new RallyError("bad-model", "the deployment serves another model than this process has loaded", {
+    field: "modelHash",
+    found: modelHash,
+    expected: placement.modelHash,
   });
 }
 
-export async function readPlacement(durable: Durable, subjects: Subjects): Promise<Placement | undefined> {
-  const bucket = await durable.keyValue(subjects.placementBucket);
-  const entry = await bucket.get(KEY);
-  return entry === undefined ? undefined : decodePlacement(entry.value);
+function epochAfter(...found: readonly Found[]): number {
+  return 1 + Math.max(...found.map(({ placement }) => placement?.epoch ?? 0));
 }
 
-/** Writes the next epoch. RallyError `stale-owner` when somebody else has just done so. */
-export async function publishPlacement(
-  durable: Durable,
-  subjects: Subjects,
-  placement: Omit<Placement, "kind" | "epoch">,
-): Promise<Placement> {
-  const bucket = await durable.keyValue(subjects.placementBucket);
-  const entry = await bucket.get(KEY);
-  const epoch = entry === undefined ? 1 : decodePlacement(entry.value).epoch + 1;
-  const next: Placement = { kind: "placement", epoch, ...placement };
-  await bucket.put(KEY, encode(next), entry?.revision ?? 0);
-  return next;
+export function isSamePlacement(present: Placement, wanted: Wanted): boolean {
+  return (
+    present.modelHash === wanted.modelHash &&
+    present.shards.length === wanted.shards.length &&
+    present.shards.every((experts, shard) => experts.join() === wanted.shards[shard]?.join())
+  );
+}
+
+/** Whether an expert actor of this epoch has a use: for those who dispatch now, or for those who will. */
+export function isNeeded(epoch: number, placed: { readonly current: number; readonly next: number }): boolean {
+  return epoch === placed.current || (epoch === placed.next && placed.next > placed.current);
+}
+
+/** RallyError `bad-message` unless every expert of the model is in a shard: what is in none would silently be left out of sums. */
+export function checkCovers({ shards }: Placement, numExperts: number): void {
+  const placed = new Set(shards.flat());
+  for (let expert = 0; expert < numExperts; expert++) {
+    if (placed.has(expert)) continue;
+    throw new RallyError("bad-message", `placement: expert ${expert} is in no shard`, { field: "shards", expert });
+  }
 }

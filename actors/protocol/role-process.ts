@@ -14,6 +14,8 @@ export interface RoleProcess {
   report(report: RoleReport): void;
   /** Something this process cannot go on without is broken: says so and ends with status 1, to be started anew. */
   fail(thrown: unknown): void;
+  /** Nobody needs this role any more: drains and ends, not to be started again. */
+  retire(why: string): void;
 }
 
 /** A drain that takes longer than this has lost something; the supervisor would end the process anyway. */
@@ -39,7 +41,15 @@ export async function runRole<S extends RoleSettings>(
     if (draining) return;
     draining = true;
     if (running === undefined) process.exit(0);
-    running.drain().then(() => setTimeout(() => process.exit(0), EXIT_AFTER_DRAIN_MS).unref(), fail);
+    running.drain().then(() => {
+      setTimeout(() => process.exit(0), EXIT_AFTER_DRAIN_MS).unref();
+      // Once what was reported has gone out, the channel closes and the process ends.
+      if (process.connected) process.disconnect();
+    }, fail);
+  };
+  const retire = (why: string) => {
+    report({ kind: "retired", why });
+    drain();
   };
   const answer = async (command: RoleCommand) => {
     switch (command.kind) {
@@ -62,7 +72,7 @@ export async function runRole<S extends RoleSettings>(
   process.on("uncaughtException", fail);
   process.on("unhandledRejection", fail);
   try {
-    running = await start(readSettings<S>(role), { report, fail });
+    running = await start(readSettings<S>(role), { report, fail, retire });
     report({ kind: "ready" });
   } catch (thrown) {
     fail(thrown);

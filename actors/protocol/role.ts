@@ -11,7 +11,6 @@ interface CommonSettings {
   readonly deployment: string;
   readonly nats: NatsSettings;
   readonly modelDir: string;
-  readonly numShards: number;
   /** Collect trace events, to be fetched with the `trace` command. */
   readonly trace: boolean;
 }
@@ -20,6 +19,8 @@ export interface AttentionSettings extends CommonSettings {
   readonly role: "attention";
   /** Sequences that hold KV slots at once. */
   readonly maxSequences: number;
+  /** Tokens in the KV caches at once; left out: what 256 MiB hold, and no more than `maxSequences` can need. */
+  readonly maxKvTokens?: number;
   /** Micro-batches in flight; "auto": m ≥ 2(1+Tc/Tf) from measured times (MegaScale-Infer §4.1). */
   readonly microBatches: number | "auto";
   /** Prompt tokens that one prefill pass takes at most, over all its sequences. */
@@ -33,6 +34,8 @@ export interface AttentionSettings extends CommonSettings {
 
 export interface ExpertSettings extends CommonSettings {
   readonly role: "expert";
+  /** Of the placement that says what the shard holds. */
+  readonly epoch: number;
   readonly shard: number;
   /** Batches that may wait; more are refused with `overloaded`. */
   readonly maxWaitingBatches: number;
@@ -63,6 +66,8 @@ export interface AttentionStats {
   readonly activeSequences: number;
   readonly waitingSequences: number;
   readonly kvTokens: number;
+  /** Sequences that had to give way to older ones for want of room; they came back by prefilling. */
+  readonly preemptions: number;
   readonly pendingDispatches: number;
   readonly creditsInUse: number;
   readonly rssBytes: number;
@@ -108,5 +113,7 @@ export type RoleReport =
   | { readonly kind: "ready" }
   | { readonly kind: "failed"; readonly error: WireError }
   | { readonly kind: "warning"; readonly text: string }
+  /** Not needed any more: it drains and ends, and nobody is to take its place. */
+  | { readonly kind: "retired"; readonly why: string }
   | { readonly kind: "stats"; readonly stats: RoleStats }
   | { readonly kind: "trace"; readonly events: readonly TraceEvent[] };

@@ -18,34 +18,55 @@ export function checkName(field: string, value: string): string {
   });
 }
 
-/** Every subject of one deployment; the only place that knows how they are spelled. */
+/**
+ * Every subject of one deployment; the only place that knows how they are spelled. Those between attention and expert actors
+ * are of one placement: while shards move, two placements are served side by side.
+ */
 export interface Subjects {
   readonly request: string;
   tokens(requestId: string): string;
   cancel(requestId: string): string;
-  ffn(shard: number): string;
-  /** Where one shard answers an attention actor; a "no responders" there names the shard. */
-  act(attentionId: string, shard: number): string;
-  /** Wildcard over all shards' answers. */
+  /** Whoever follows a request says so here. */
+  follow(requestId: string): string;
+  /** To one of the replicas of a shard, as the server likes, or to a certain one. */
+  ffn(shard: number, expertId?: string): string;
+  /** Where a shard, or one of its replicas, answers an attention actor; a "no responders" there says whom it could not reach. */
+  act(attentionId: string, shard: number, expertId?: string): string;
+  /** Wildcard over all answers. */
   actAll(attentionId: string): string;
+  /** Where expert actors say that they come and go. */
+  readonly experts: string;
+  /** Asks all expert actors, or one of them, for a sign of life. */
+  probe(expertId?: string): string;
+  /** Where a probed expert actor answers. */
+  probed(attentionId: string, expertId: string): string;
   /** Key-value bucket and stream names: no dots allowed there. */
   readonly requestStream: string;
   readonly tokenStream: string;
   readonly placementBucket: string;
 }
 
-export function subjectsOf(deployment: string): Subjects {
+/** `epoch` of the placement; needed by attention and expert actors only. */
+export function subjectsOf(deployment: string, epoch = 0): Subjects {
   checkName("deployment", deployment);
   const prefix = `rally.${deployment}`;
   return {
     request: `${prefix}.request`,
     tokens: (requestId) => `${prefix}.tokens.${requestId}`,
     cancel: (requestId) => `${prefix}.cancel.${requestId}`,
-    ffn: (shard) => `${prefix}.ffn.${shard}`,
-    act: (attentionId, shard) => `${prefix}.act.${attentionId}.${shard}`,
-    actAll: (attentionId) => `${prefix}.act.${attentionId}.*`,
+    follow: (requestId) => `${prefix}.follow.${requestId}`,
+    ffn: (shard, expertId) => `${prefix}.ffn.${epoch}.${shard}${suffix(expertId)}`,
+    act: (attentionId, shard, expertId) => `${prefix}.act.${attentionId}.${epoch}.${shard}${suffix(expertId)}`,
+    actAll: (attentionId) => `${prefix}.act.${attentionId}.${epoch}.>`,
+    experts: `${prefix}.experts.${epoch}`,
+    probe: (expertId) => `${prefix}.probe.${epoch}${suffix(expertId)}`,
+    probed: (attentionId, expertId) => `${prefix}.probed.${attentionId}.${epoch}.${expertId}`,
     requestStream: `RALLY_${deployment}_REQUESTS`,
     tokenStream: `RALLY_${deployment}_TOKENS`,
     placementBucket: `rally_${deployment}_placement`,
   };
+}
+
+function suffix(name: string | undefined): string {
+  return name === undefined ? "" : `.${name}`;
 }

@@ -75,6 +75,7 @@ export class RunningActor {
       queue: {
         put: (jobId, payload) => bench.queue.put(jobId, payload),
         depth: () => bench.queue.depth(),
+        peek: (afterSeq) => bench.queue.peek(afterSeq),
         pull: async (max, waitMs) => {
           await process.running();
           const jobs = await bench.queue.pull(max, waitMs);

@@ -33,9 +33,9 @@ export class Forward {
     const pass = this.stages.plan({ kv, firstSlot, numSequences: pasts.length, chunk, pasts, tokenIds });
     this.spent.plan += performance.now() - start;
     for (let layer = 0; layer < this.stages.config.numLayers; layer++) {
-      const [attend, from] = [this.spent, performance.now()];
+      const from = performance.now();
       await this.stages.attend(pass, layer);
-      attend.attend += performance.now() - from;
+      this.spent.attend += performance.now() - from;
       observe?.(pass, layer);
       await this.#ffn(pass, layer);
     }

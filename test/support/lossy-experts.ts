@@ -2,7 +2,7 @@ import { Expert } from "../../actors/expert/expert.ts";
 import { decodeActivationBatch } from "../../actors/protocol/decode.ts";
 import type { Subjects } from "../../actors/protocol/subjects.ts";
 import type { Bus, BusHandler, Subscription } from "../../infra/bus.ts";
-import type { Clock } from "../../infra/clock.ts";
+import type { SimulatedClock } from "../../infra/clock.ts";
 import { encode } from "../../infra/codec.ts";
 import { RallyError } from "../../infra/errors.ts";
 import type { MemoryBus } from "../../infra/memory-bus.ts";
@@ -11,6 +11,7 @@ import { fakeConfig, FakeShard, fakeSpecs } from "./fake-model.ts";
 /** Real expert actors behind a bus that loses, repeats and refuses some messages, in a fixed pseudo-random order. */
 export class LossyExperts {
   readonly #experts: Expert[] = [];
+  readonly #clock: SimulatedClock;
   readonly #fates: { readonly lost: number; readonly repeated: number; readonly refused: number };
   #state = 1;
   numDisturbed = 0;
@@ -18,7 +19,7 @@ export class LossyExperts {
 
   constructor(
     bus: MemoryBus,
-    clock: Clock,
+    clock: SimulatedClock,
     subjects: Subjects,
     options: {
       readonly numShards: number;
@@ -29,33 +30,36 @@ export class LossyExperts {
     },
   ) {
     this.#fates = options;
+    this.#clock = clock;
     for (const spec of fakeSpecs(options.numShards)) {
       for (let replica = 0; replica < options.replicas; replica++) {
-        this.#experts.push(
-          new Expert({
-            bus: this.#disturbed(bus.connect(), spec.shard),
-            clock,
-            subjects,
-            deployment: "d",
-            expertId: `e${spec.shard}-${replica}`,
-            config: fakeConfig,
-            ffn: new FakeShard(spec),
-            epoch: () => 1,
-            maxWaitingBatches: 64,
-            observer: {
-              ran: () => undefined,
-              badMessage: (reason) => {
-                throw new Error(reason);
-              },
+        const expert = new Expert({
+          bus: this.#disturbed(bus.connect(), spec.shard),
+          clock,
+          subjects,
+          deployment: "d",
+          expertId: `e${spec.shard}-${replica}`,
+          config: fakeConfig,
+          ffn: new FakeShard(spec),
+          epoch: () => 1,
+          maxWaitingBatches: 64,
+          observer: {
+            ran: () => undefined,
+            badMessage: (reason) => {
+              throw new Error(reason);
             },
-          }),
-        );
+          },
+        });
+        expert.serve();
+        this.#experts.push(expert);
       }
     }
   }
 
   async close(): Promise<void> {
-    for (const expert of this.#experts) await expert.drain();
+    const drained = Promise.all(this.#experts.map((expert) => expert.drain()));
+    this.#clock.advance(1000);
+    await drained;
   }
 
   #disturbed(bus: Bus, shard: number): Bus {
@@ -64,6 +68,10 @@ export class LossyExperts {
       bus.subscribe(
         subject,
         (message) => {
+          if (message.payload.length === 0) {
+            handler(message);
+            return;
+          }
           const batch = decodeActivationBatch(message.payload);
           this.largestPart = Math.max(this.largestPart, batch.part);
           if (this.#isDue(this.#fates.refused)) {
@@ -75,7 +83,8 @@ export class LossyExperts {
         },
         options,
       );
-    return Object.assign(Object.create(bus) as Bus, { publish, subscribe });
+    const onStatus: Bus["onStatus"] = (listener) => bus.onStatus(listener);
+    return Object.assign(Object.create(bus) as Bus, { publish, subscribe, onStatus });
   }
 
   #deliver(deliver: () => void): void {

@@ -18,6 +18,7 @@ export const MESSAGES = {
     stop: ["\n", "END"],
     logprobs: 2,
     deadline: 1_790_000_000_123,
+    idleLimitMs: 3000,
   },
   tokens: {
     kind: "tokens",
@@ -36,6 +37,7 @@ export const MESSAGES = {
         ],
       },
     ],
+    request: "pX0-_8",
   },
   completed: { kind: "completed", ...event, finishReason: "stop", text: "", usage },
   failed: { kind: "failed", ...event, error, usage },
@@ -50,6 +52,7 @@ export const MESSAGES = {
     hidden: toWireF32(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 3], "f32"),
     expertIds: toWireI32(Int32Array.of(0, 1, 2, 3), [2, 2]),
     expertWeights: toWireF32(Float32Array.of(0.5, 0.25, 0.5, 0.125), [2, 2], "f32"),
+    check: 2 ** 32 - 1,
   },
   result: {
     kind: "result",
@@ -57,9 +60,11 @@ export const MESSAGES = {
     shard: 1,
     expertId: "expert-1",
     output: toWireF32(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 3], "int8-row"),
+    check: 0,
     waitUs: 10,
     computeUs: 250,
   },
   refused: { kind: "refused", ...position, shard: 1, expertId: "expert-1", error },
+  expert: { kind: "expert", expertId: "expert-1", shard: 1, state: "leaving" },
   placement: { kind: "placement", epoch: 3, deployment: "d", modelHash: "abc", shards: [[0, 2], [1, 3], []] },
 } as const;

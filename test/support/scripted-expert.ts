@@ -1,7 +1,8 @@
+import { resultCheck } from "../../actors/protocol/checksum.ts";
 import { decodeActivationBatch } from "../../actors/protocol/decode.ts";
-import type { ActivationBatch, ExpertResult } from "../../actors/protocol/messages.ts";
+import type { ActivationBatch, ExpertNotice, ExpertResult } from "../../actors/protocol/messages.ts";
 import type { Subjects } from "../../actors/protocol/subjects.ts";
-import type { Bus, Subscription } from "../../infra/bus.ts";
+import type { Bus, BusHandler, Subscription } from "../../infra/bus.ts";
 import { encode } from "../../infra/codec.ts";
 import { RallyError, type ErrorCode, type ErrorFields } from "../../infra/errors.ts";
 import { fromWireF32, toWireF32 } from "../../infra/tensor.ts";
@@ -11,19 +12,38 @@ export class ScriptedExpert {
   readonly received: { readonly batch: ActivationBatch; readonly reply: string }[] = [];
   readonly #bus: Bus;
   readonly #shard: number;
-  readonly #subscription: Subscription;
+  readonly #id: string;
+  readonly #subscriptions: readonly Subscription[];
+  /** Probes that were not answered. */
+  readonly probes: string[] = [];
+  answersProbes = false;
 
-  constructor(bus: Bus, subjects: Subjects, shard: number) {
+  constructor(bus: Bus, subjects: Subjects, shard: number, id = `expert-${shard}`) {
     this.#bus = bus;
     this.#shard = shard;
-    this.#subscription = bus.subscribe(subjects.ffn(shard), ({ payload, reply }) => {
+    this.#id = id;
+    const receive: BusHandler = ({ payload, reply }) => {
       // Tensors are views of a payload that is only lent.
       this.received.push({ batch: decodeActivationBatch(Uint8Array.from(payload)), reply: reply ?? "" });
-    });
+    };
+    this.#subscriptions = [
+      bus.subscribe(subjects.ffn(shard), receive, { queue: "shard" }),
+      bus.subscribe(subjects.ffn(shard, id), receive),
+      bus.subscribe(subjects.probe(id), ({ reply = "" }) => {
+        if (this.answersProbes) this.say("serving", reply);
+        else this.probes.push(reply);
+      }),
+    ];
   }
 
+  /** As SIGKILL seen from the server. */
   stop(): void {
-    this.#subscription.unsubscribe();
+    for (const subscription of this.#subscriptions) subscription.unsubscribe();
+  }
+
+  say(state: ExpertNotice["state"], to: string): void {
+    const notice: ExpertNotice = { kind: "expert", expertId: this.#id, shard: this.#shard, state };
+    this.#bus.publish(to, encode(notice));
   }
 
   /** (shard + 1) × hidden + `offset`, for the message received as number `index`. */
@@ -33,7 +53,8 @@ export class ScriptedExpert {
     const hidden = fromWireF32(batch.hidden, shape);
     const output = hidden.map((x) => (this.#shard + 1) * x + offset);
     const result = { kind: "result", output: toWireF32(output, shape, "f32"), waitUs: 1000, computeUs: 2000 } as const;
-    this.#send(index, { ...this.#header(batch), ...result, ...change });
+    const whole = { ...this.#header(batch), ...result, check: 0, ...change };
+    this.#send(index, { ...whole, check: change.check ?? resultCheck(whole) });
   }
 
   refuse(index: number, code: ErrorCode, fields: ErrorFields = {}): void {
@@ -50,7 +71,7 @@ export class ScriptedExpert {
   }
 
   #header({ passId, microBatch, layer, part, attempt }: ActivationBatch) {
-    return { passId, microBatch, layer, part, attempt, shard: this.#shard, expertId: `expert-${this.#shard}` };
+    return { passId, microBatch, layer, part, attempt, shard: this.#shard, expertId: this.#id };
   }
 
   #at(index: number) {

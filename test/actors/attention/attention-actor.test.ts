@@ -5,6 +5,7 @@ import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { encode } from "../../../infra/codec.ts";
 import { RallyError } from "../../../infra/errors.ts";
 import { DEFAULT_SAMPLING } from "../../../models/sampling/params.ts";
+import type { Pass, PassRequest } from "../../../models/stages.ts";
 import { AttentionBench, ended, request, type RunningActor, START } from "../../support/attention-bench.ts";
 import { fakeConfig } from "../../support/fake-model.ts";
 import { FakeTokenizer, textOf } from "../../support/fake-tokenizer.ts";
@@ -228,6 +229,31 @@ describe("AttentionActor: bad input", () => {
     expect((await bench.story("r")).ids).toEqual(await tokensOf(request("r")));
   });
 
+  it("drops another request under an id that is taken, at its owner, at others, and after its owner has died", async () => {
+    const a = bench.actor("a", { budget: 6 });
+    const first = request("r", { maxTokens: 20, sampling: seeded });
+    const imposter = { ...first, prompt: "something else" };
+    await bench.put(first);
+    expect((await bench.story("r")).ids.length).toBeGreaterThan(1);
+    await bench.put(encode(imposter), "at its owner");
+    expect(a.warnings).toHaveLength(1);
+    a.freeze();
+    // Its last pull expires.
+    await bench.advance(1100);
+    const b = bench.actor("b");
+    await bench.put(encode(imposter), "at another");
+    expect(b.warnings).toHaveLength(1);
+    // Asked again with more time: the same request.
+    await bench.put(encode({ ...first, deadline: first.deadline + 1000, idleLimitMs: 60_000 }), "again");
+    await ended(bench, ["r"], 10_000);
+    expect((await bench.story("r")).ids).toEqual(await tokensOf(first));
+    await bench.put(encode(imposter), "after the end");
+    a.thaw();
+    a.go();
+    await bench.advance(3000);
+    expect(await bench.queue.depth()).toBe(0);
+  });
+
   it("serves a request that is queued twice once", async () => {
     await bench.put(request("r"));
     await bench.put(encode(request("r")), "at the same time");
@@ -271,6 +297,26 @@ describe("AttentionActor: deadlines", () => {
     await ended(bench, ["r"]);
     expect((await bench.story("r")).ends).toMatchObject([{ kind: "failed", error: { code: "deadline-exceeded" } }]);
     expect(a.admitted).toEqual([]);
+  });
+
+  it("ends one that waits in the queue on time, though no place becomes free", async () => {
+    const actors = ["a", "b"].map((id) => bench.actor(id, { maxSequences: 1, budget: 0 }));
+    for (const id of ["busy0", "busy1"]) await bench.put(request(id));
+    const ids = Array.from({ length: 5 }, (_, i) => `r${i}`);
+    for (const [i, id] of ids.entries()) await bench.put(request(id, { deadline: START + 5000 + i * 1000 }));
+    await bench.put(Uint8Array.of(0xc1), "unreadable");
+    for (const [i, id] of ids.entries()) {
+      await bench.advance(START + 5000 + i * 1000 - bench.clock.now());
+      expect((await bench.story(id)).ends).toEqual([]);
+      await bench.advance(700);
+      expect((await bench.story(id)).ends).toMatchObject([{ kind: "failed", error: { code: "deadline-exceeded" } }]);
+    }
+    for (const a of actors) a.go();
+    await ended(bench, ["busy0", "busy1"]);
+    await bench.advance(2000);
+    expect(await bench.queue.depth()).toBe(0);
+    expect(actors.flatMap(({ admitted }) => admitted)).toHaveLength(2);
+    for (const id of ids) expect((await bench.story(id)).ends).toHaveLength(1);
   });
 
   it("bears deadlines further away than a timer reaches", async () => {
@@ -354,6 +400,49 @@ describe("AttentionActor: cancels", () => {
     bench.client.publish(subjectsOf("d").cancel("x".repeat(65)), new Uint8Array(3));
     await quiet();
     expect(a.actor.counts.badMessages).toBe(1);
+  });
+});
+
+describe("AttentionActor: idle limits", () => {
+  const follow = () => bench.client.publish(subjectsOf("d").follow("r"), new Uint8Array());
+
+  it("cancels what nobody follows, and its sequence in the engine", async () => {
+    const a = bench.actor("a", { budget: 4 });
+    await bench.put(request("r", { idleLimitMs: 3000 }));
+    await bench.put(request("other"));
+    await bench.advance(2900);
+    expect((await bench.story("r")).ends).toEqual([]);
+    await bench.advance(100);
+    expect((await bench.story("r")).ends).toMatchObject([{ kind: "cancelled" }]);
+    expect(a.engine.counts.activeSequences).toBe(1);
+    await bench.advance(60_000, 1000);
+    expect((await bench.story("other")).ends).toMatchObject([{ error: { code: "deadline-exceeded" } }]);
+  });
+
+  it("goes on for as long as somebody does, and a limit after that", async () => {
+    bench.actor("a", { budget: 4 });
+    await bench.put(request("r", { idleLimitMs: 3000 }));
+    for (let i = 0; i < 10; i++) {
+      await bench.advance(2500, 500);
+      follow();
+      await quiet();
+    }
+    await bench.advance(2900);
+    expect((await bench.story("r")).ends).toEqual([]);
+    await bench.advance(100);
+    expect((await bench.story("r")).ends).toMatchObject([{ kind: "cancelled" }]);
+  });
+
+  it("begins anew with another owner, and leaves nothing behind a request that ends", async () => {
+    const a = bench.actor("a", { budget: 2 });
+    await bench.put(request("r", { idleLimitMs: 3000 }));
+    a.freeze();
+    const b = bench.actor("b", { budget: 2 });
+    await bench.advance(4400, 100);
+    expect((await bench.story("r")).ends).toEqual([]);
+    b.go();
+    await ended(bench, ["r"]);
+    expect((await bench.story("r")).ends[0]?.kind).toBe("completed");
   });
 });
 
@@ -545,6 +634,39 @@ describe("AttentionActor: poison", () => {
     expect(await bench.queue.depth()).toBe(0);
   });
 
+  it("has its third owner to itself, so that nobody else is blamed; those with it go on, with the same tokens", async () => {
+    const innocent = Array.from({ length: 4 }, (_, i) => request(`i${i}`, { sampling: { ...seeded, seed: i } }));
+    const poison = request("poison", { prompt: Array.from({ length: 12 }, () => 95), maxTokens: 3 });
+    const ids = [...innocent.map(({ requestId }) => requestId), "poison"];
+    for (const each of [poison, ...innocent]) await bench.put(each);
+    let numDead = 0;
+    /** An owner that dies as soon as it computes the poison. */
+    const owner = (id: string) => {
+      const running = bench.actor(id);
+      const { gate } = running.stages;
+      let isDead = false;
+      running.stages.gate = async (layer, pass) => {
+        const { tokenIds } = (pass as Pass & { readonly request: PassRequest }).request;
+        if (!isDead && tokenIds.some((tokenId, k) => tokenId === 95 && tokenIds[k + 1] === 95)) {
+          isDead = true;
+          numDead++;
+          running.freeze();
+        }
+        await gate(layer, pass);
+      };
+    };
+    for (let i = 0; i < 8 && (await bench.story("poison")).ends.length === 0; i++) {
+      owner(`o${i}`);
+      await bench.advance(4000);
+    }
+    await ended(bench, ids, 20_000);
+    expect((await bench.story("poison")).ends).toMatchObject([
+      { kind: "failed", error: { code: "internal", fields: { lostOwners: 3, limit: 3 } } },
+    ]);
+    for (const each of innocent) expect((await bench.story(each.requestId)).ids).toEqual(await tokensOf(each));
+    expect(numDead).toBe(3);
+  });
+
   it("but not one that makes progress, however often its owner is lost", async () => {
     const long = request("r", { maxTokens: 20, deadline: START + 600_000 });
     await bench.put(long);
@@ -587,6 +709,7 @@ describe("AttentionActor: store", () => {
       queue: {
         put: (id, payload) => queue.put(id, payload),
         depth: () => queue.depth(),
+        peek: (afterSeq) => queue.peek(afterSeq),
         pull: async (max, waitMs) => {
           if (isDown) throw new RallyError("server-unavailable", "not connected");
           return queue.pull(max, waitMs);

@@ -172,6 +172,103 @@ function releaseStrangers(b: Bench, turn: number): boolean {
   return b.engine.counts.activeSequences === 0;
 }
 
+describe("a limit on KV tokens", async () => {
+  // Long enough to outgrow the room that they find.
+  const long = requests.map(({ key, sampling }) => engineRequest(key, 1 + ((key * 23) % 80), 100, sampling));
+  const expected = await Promise.all(long.map((request) => referenceTokens(request)));
+
+  for (const maxKvTokens of [1, 200, 300, 600]) {
+    it(`of ${maxKvTokens}: sequences give way and come back, with the same tokens`, async () => {
+      const b = open(local(), { maxKvTokens });
+      let most = 0;
+      b.stages.gate = () => void (most = Math.max(most, b.engine.counts.kvTokens));
+      for (const request of long) b.engine.admit(request);
+      await b.finished(keys);
+      expect(keys.map((key) => b.ids(key))).toEqual(expected);
+      for (const key of keys) expect(b.tokens.get(key)?.map(({ index }) => index)).toEqual(b.ids(key).map((_, i) => i));
+      // A pass that is under way when the limit is passed ends with it: one token of each, or one that runs in any case.
+      expect(most).toBeLessThanOrEqual(Math.max(maxKvTokens, 180) + 32);
+      // With 1, one runs after the other.
+      if (maxKvTokens === 200 || maxKvTokens === 300) expect(b.engine.counts.preemptions).toBeGreaterThan(0);
+      b.expectIdle();
+    });
+  }
+
+  /** Two requests of 20 prompt tokens with more than 60 to come. */
+  async function longOnes(): Promise<[EngineRequest, EngineRequest]> {
+    const found: EngineRequest[] = [];
+    for (let key = 1; found.length < 2; key++) {
+      const request = engineRequest(key, 20, 90);
+      if ((await referenceTokens(request)).length > 60) found.push(request);
+    }
+    return found as [EngineRequest, EngineRequest];
+  }
+
+  it("gives way in any phase: while with the experts, and while the head is computed", async () => {
+    const ffn = new ManualFfn();
+    const b = open(ffn, { maxKvTokens: 120, microBatches: () => 2 });
+    const [old, young] = await longOnes();
+    b.engine.admit(old);
+    b.engine.admit(young);
+    for (let step = 0; ![old, young].every(({ key }) => b.hasEnded(key)); step++) {
+      if (step > 20_000) throw new Error("no end");
+      // Mostly one of the two, so that each is caught in every phase.
+      if (ffn.held.length > 0) await ffn.answer(ffn.held[(step >> 3) % ffn.held.length]?.trip.microBatch);
+      await quiet(2);
+    }
+    expect(b.engine.counts.preemptions).toBeGreaterThan(0);
+    for (const each of [old, young]) expect(b.ids(each.key)).toEqual(await referenceTokens(each));
+    b.expectIdle();
+  });
+
+  it("does not count a token whose sequence gave way while it was sampled", async () => {
+    const b = open();
+    const one = engineRequest(1, 20, 12);
+    let sampling = () => {};
+    let go = () => {};
+    const reached = new Promise<void>((resolve) => (sampling = resolve));
+    b.stages.headGate = () => {
+      sampling();
+      return new Promise<void>((resolve) => (go = resolve));
+    };
+    b.engine.admit(one);
+    await reached;
+    b.engine.admit({ ...engineRequest(2, 20, 3), isSuspect: true });
+    b.stages.headGate = () => undefined;
+    go();
+    await b.finished([1, 2]);
+    expect(b.tokens.get(1)?.map(({ index }) => index)).toEqual(b.ids(1).map((_, i) => i));
+    expect(b.ids(1)).toEqual(await referenceTokens(one));
+    b.expectIdle();
+  });
+
+  it("one that is suspected runs alone until its first token", async () => {
+    const ffn = new ManualFfn();
+    const b = open(ffn, { microBatches: () => 2 });
+    const [one, other] = [engineRequest(1, 20, 12), engineRequest(3, 9, 12)];
+    b.engine.admit(one);
+    await quiet();
+    const suspect = { ...engineRequest(2, 20, 12), isSuspect: true };
+    b.engine.admit(suspect);
+    b.engine.admit(other);
+    expect(ffn.abandoned).toEqual([0]);
+    await quiet();
+    while (b.ids(2).length === 0) {
+      expect(b.stages.passes.at(-1)).toEqual({ numSequences: 1, chunk: 20 });
+      expect(ffn.held).toHaveLength(1);
+      await ffn.answer();
+      await quiet();
+    }
+    expect([b.ids(1), b.ids(3)]).toEqual([[], []]);
+    while (![1, 2, 3].every((key) => b.hasEnded(key))) {
+      if (ffn.held.length > 0) await ffn.answer();
+      await quiet(2);
+    }
+    for (const request of [one, suspect, other]) expect(b.ids(request.key)).toEqual(await referenceTokens(request));
+    b.expectIdle();
+  });
+});
+
 describe("admission", () => {
   it("refuses beyond its places with `overloaded`, and takes again what becomes free", async () => {
     const b = open(new ManualFfn(), { maxSequences: 2 });

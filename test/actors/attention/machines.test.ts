@@ -20,7 +20,7 @@ describe("ping-pong machine", () => {
     idle: { start: "attending" },
     attending: { attended: "dispatched", abandon: "idle" },
     dispatched: { answered: "combining", abandon: "idle" },
-    combining: { nextLayer: "attending", lastLayer: "sampling", abandon: "idle" },
+    combining: { nextLayer: "attending", lastLayer: "sampling" },
     sampling: { sampled: "idle", abandon: "idle" },
   };
   const phases = Object.keys(legal) as PingPongPhase[];

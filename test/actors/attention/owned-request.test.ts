@@ -30,6 +30,7 @@ async function open(deadline: number) {
     subject,
     requestId: "r",
     owner: "a",
+    request: "fingerprint",
     lastSeq: 0,
     numTokens: 0,
     spacing: () => 0,

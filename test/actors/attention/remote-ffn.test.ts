@@ -452,6 +452,24 @@ describe("RemoteFfn: refusals", () => {
     expect(t.pass.hidden).toEqual(expected(t));
   });
 
+  it("asks again at once for an answer that was changed on its way, as often as it takes", async () => {
+    const b = open();
+    const t = b.start(trip(0));
+    await quiet();
+    b.expert(0).answer(0);
+    for (let time = 0; time < 10; time++) {
+      b.expert(1).answer(-1, 0, { check: 1 });
+      await b.advance(25);
+      expect(b.expert(1).received).toHaveLength(time + 2);
+    }
+    expect(b.bad).toHaveLength(10);
+    b.expert(1).answer(-1);
+    await quiet();
+    expect(b.ended.get(0)).toBe("done");
+    expect(t.pass.hidden).toEqual(expected(t));
+    await b.expectIdle();
+  });
+
   it("ignores a refusal of an attempt that a later one has overtaken", async () => {
     const b = open();
     b.start(trip(0));

@@ -4,7 +4,13 @@ import { ERROR_CODES, type ErrorFields } from "../../../infra/errors.ts";
 
 describe("retry", () => {
   it("takes only these refusals for passing", () => {
-    expect(ERROR_CODES.filter(isPassing)).toEqual(["overloaded", "deadline-exceeded", "stale-epoch", "closed"]);
+    expect(ERROR_CODES.filter(isPassing)).toEqual([
+      "corrupted",
+      "overloaded",
+      "deadline-exceeded",
+      "stale-epoch",
+      "closed",
+    ]);
   });
 
   it("waits as long as it is told, within reason", () => {

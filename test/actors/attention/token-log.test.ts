@@ -32,6 +32,7 @@ async function open(spacing = 0) {
       subject,
       requestId: "r",
       owner,
+      request: "fingerprint",
       lastSeq,
       numTokens,
       spacing: () => spacing,
@@ -57,13 +58,29 @@ describe("TokenLogWriter", () => {
     for (let id = 0; id < 5; id++) writer.push(token(id));
     const ended = writer.end(ending);
     await quiet();
-    expect(log.appends).toEqual([{ id: "r:0", expectedLastSeq: 0 }]);
+    expect(log.appends).toEqual([{ id: "r:0:a", expectedLastSeq: 0 }]);
     stored();
     expect(await ended).toBe(true);
     expect(await story()).toEqual([[0, [0]], [1, [1, 2, 3, 4]], "completed"]);
     expect((await events())[1]).toMatchObject({ owner: "a", texts: ["1 ", "2 ", "3 ", "4 "] });
-    expect(log.appends.map(({ id }) => id)).toEqual(["r:0", "r:1", "r:end"]);
+    expect(log.appends.map(({ id }) => id)).toEqual(["r:0:a", "r:1:a", "r:end:a"]);
     expect(clock.pending).toBe(0);
+  });
+
+  it("is not taken for a duplicate of another owner's entry at the same index", async () => {
+    const { writerOf, fenced, story } = await open();
+    const [stale, owner] = [writerOf("a"), writerOf("b")];
+    await owner.claim();
+    owner.push(token(1));
+    await quiet();
+    stale.push(token(1));
+    stale.push(token(2));
+    await quiet();
+    expect(fenced).toEqual(["a"]);
+    expect(await story()).toEqual([
+      [0, []],
+      [0, [1]],
+    ]);
   });
 
   it("keeps the spacing between appends, but lets an ending wait for nothing", async () => {
@@ -122,7 +139,7 @@ describe("TokenLogWriter", () => {
         clock.advance(ms);
         await quiet();
       }
-      expect(log.appends.slice(0, 4)).toEqual(Array.from({ length: 4 }, () => ({ id: "r:0", expectedLastSeq: 0 })));
+      expect(log.appends.slice(0, 4)).toEqual(Array.from({ length: 4 }, () => ({ id: "r:0:a", expectedLastSeq: 0 })));
       expect(await writer.end(ending)).toBe(true);
       expect(await story()).toEqual([[0, [1]], [1, [2]], "completed"]);
       expect(warnings).toHaveLength(1);

@@ -1,103 +1,39 @@
-import { type ChildProcess, spawn } from "node:child_process";
-import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { RallyClient } from "../../../actors/client/rally-client.ts";
-import { findNatsServer } from "../../../infra/nats-server.ts";
-import { compiledFile, packageRoot } from "../../../infra/own-file.ts";
+import { packageRoot } from "../../../infra/own-file.ts";
 import { SMALL_MODEL, writeRandomCheckpoint } from "../../support/random-checkpoint.ts";
+import { RallyHome, type RallyProcess } from "../../support/rally-home.ts";
 
 /** `rally` as its users have it: real processes over a real nats-server, in folders of the test's own. */
+let home: RallyHome;
 let base: string;
-let env: NodeJS.ProcessEnv;
-const running = new Set<ChildProcess>();
 
 beforeAll(async () => {
-  base = mkdtempSync(path.join(tmpdir(), "rally-test-"));
+  home = await RallyHome.make("own");
+  base = home.base;
   const modelDir = path.join(base, "model");
   writeRandomCheckpoint(modelDir, { ...SMALL_MODEL, vocab_size: 4096 }, { seed: 3 });
   for (const name of ["tokenizer.json", "tokenizer_config.json"]) {
     copyFileSync(path.join(packageRoot, "models/step3-tiny", name), path.join(modelDir, name));
   }
-  mkdirSync(path.join(base, "tmp"));
-  const { NATS_URL: _, ...inherited } = process.env;
-  env = {
-    ...inherited,
-    RALLY_NATS_SERVER: (await findNatsServer()).path,
-    XDG_CACHE_HOME: path.join(base, "cache"),
-    XDG_DATA_HOME: path.join(base, "data"),
-    TMPDIR: path.join(base, "tmp"),
-  };
 });
 
-afterEach(() => {
-  for (const child of running) child.kill("SIGKILL");
-});
-afterAll(() => rmSync(base, { recursive: true, force: true }));
+afterEach(() => home.endAll());
+afterAll(() => home.remove());
 
-interface Rally {
-  readonly child: ChildProcess;
-  readonly output: { stdout: string; stderr: string };
-  readonly status: Promise<number | null>;
-  /** Resolves once stdout or stderr holds the text. */
-  said(text: string): Promise<void>;
-}
-
-function rally(...args: readonly string[]): Rally {
-  const model = args[0] === "up" || args[0] === "run" ? ["--model", path.join(base, "model")] : [];
+function rally(...args: readonly string[]): RallyProcess {
+  const model = ["up", "run", "join"].includes(args[0] ?? "") ? ["--model", path.join(base, "model")] : [];
   return start([...args, ...model]);
 }
 
-function start(args: readonly string[]): Rally {
-  const child = spawn(process.execPath, [compiledFile("actors/cli/main"), ...args], {
-    env,
-    stdio: ["ignore", "pipe", "pipe"],
-  });
-  running.add(child);
-  const output = { stdout: "", stderr: "" };
-  const waiting = new Set<() => void>();
-  for (const name of ["stdout", "stderr"] as const) {
-    child[name]?.setEncoding("utf8").on("data", (text: string) => {
-      output[name] += text;
-      for (const look of waiting) look();
-    });
-  }
-  const status = new Promise<number | null>((resolve) => {
-    child.on("close", (code) => {
-      running.delete(child);
-      resolve(code);
-    });
-  });
-  const said = (text: string) =>
-    new Promise<void>((resolve, reject) => {
-      const look = () => (output.stdout + output.stderr).includes(text) && resolve();
-      waiting.add(look);
-      look();
-      void status.then((code) => reject(new Error(`ended with ${code} before saying ${text}: ${output.stderr}`)));
-    });
-  return { child, output, status, said };
-}
-
-/** Every process of a deployment of this test knows the test's folder by its environment. */
-function processesLeft(): string[] {
-  return readdirSync("/proc").filter((pid) => {
-    if (!/^\d+$/.test(pid) || Number(pid) === process.pid) return false;
-    try {
-      return readFileSync(`/proc/${pid}/environ`, "utf8").includes(`TMPDIR=${base}`);
-    } catch {
-      return false;
-    }
-  });
+function start(args: readonly string[]): RallyProcess {
+  return home.rally(args);
 }
 
 async function expectNothingLeft(): Promise<void> {
-  // A process that has just been ended is there a moment longer.
-  for (let tries = 0; tries < 30 && processesLeft().length > 0; tries++) {
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  expect(processesLeft()).toEqual([]);
-  expect(readdirSync(path.join(base, "tmp"))).toEqual([]);
+  await home.expectNothingLeft();
 }
 
 interface RunAnswer {
@@ -146,7 +82,7 @@ test("Ctrl-C cancels: status 130, nothing left, whether it runs or only starts",
   expect(await runs.status).toBe(130);
   await expectNothingLeft();
   const starts = rally("run", "Once");
-  await new Promise((resolve) => setTimeout(resolve, 400));
+  while (home.natsServerPids().length === 0) await new Promise((resolve) => setTimeout(resolve, 10));
   starts.child.kill("SIGINT");
   expect(await starts.status).toBe(130);
   await expectNothingLeft();
@@ -186,8 +122,7 @@ test("up serves run and clients, is there once, restarts what dies and drains", 
   const client = await RallyClient.connect({ url: topology.nats.url });
   try {
     const generation = client.generate({ prompt: "The sea", maxTokens: 60, sampling: { seed: 5 } });
-    const expert = Number(processesLeft().find((candidate) => roleOf(candidate).startsWith("expert-0-0")));
-    process.kill(expert, "SIGKILL");
+    for (const expert of home.actorPids("expert-0-0")) process.kill(expert, "SIGKILL");
     const ids: number[] = [];
     for await (const { index, id } of generation) {
       expect(index).toBe(ids.length);
@@ -233,7 +168,57 @@ test("an existing server is used and left as it was", async () => {
   await expectNothingLeft();
 }, 60_000);
 
-function roleOf(pid: string): string {
-  const role = /RALLY_ROLE=(\{[^\0]*\})/.exec(readFileSync(`/proc/${pid}/environ`, "utf8"))?.[1];
-  return role === undefined ? "" : (JSON.parse(role) as { id: string }).id;
-}
+test("an idle deployment stops within a second", async () => {
+  const up = rally("up", "--json");
+  await up.event("ready");
+  const from = performance.now();
+  up.child.kill("SIGTERM");
+  expect(await up.status).toBe(0);
+  // Half a second on an idle machine; a pull that is waited for would take one more.
+  expect(performance.now() - from).toBeLessThan(1_300);
+  await expectNothingLeft();
+}, 60_000);
+
+test("what a broken server and a killed command left in the temporary folder, the next one removes", async () => {
+  const first = rally("run", "Once", "--max-tokens", "1000");
+  await new Promise<void>((resolve) => first.child.stdout?.once("data", () => resolve()));
+  const [server = 0] = home.natsServerPids();
+  process.kill(server, "SIGKILL");
+  await first.said("nats-server: it has ended");
+  while (home.natsServerPids().length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+  await home.killEverything();
+  const temporary = () => readdirSync(path.join(base, "tmp"));
+  expect(temporary()).toEqual([expect.stringMatching(/^rally-nats-/u)]);
+  const second = rally("run", "Once", "--max-tokens", "1");
+  expect(await second.status).toBe(0);
+  await expectNothingLeft();
+}, 60_000);
+
+test("ps shows what runs, up to its sums", async () => {
+  const up = rally("up", "--json");
+  await up.event("ready");
+  expect(await start(["run", "Once", "--max-tokens", "5"]).status).toBe(0);
+  const ps = start(["ps"]);
+  expect(await ps.status).toBe(0);
+  expect(ps.output.stdout).toMatch(/^ROLE .*\nattention +attention-0-\w{8} .* [1-9]\d* tokens/u);
+  expect(ps.output.stdout.match(/\nexpert +expert-\d-\w{8} +\d@1 /gu)).toHaveLength(2);
+  const json = start(["ps", "--json"]);
+  expect(await json.status).toBe(0);
+  const { actors } = JSON.parse(json.output.stdout) as { actors: { pid: number; deployment: string }[] };
+  expect(actors.map(({ pid }) => pid).toSorted((a, b) => a - b)).toEqual(
+    [...home.actorPids("attention"), ...home.actorPids("expert")].toSorted((a, b) => a - b),
+  );
+  up.child.kill("SIGTERM");
+  expect(await up.status).toBe(0);
+  expect(await start(["ps"]).status).toBe(1);
+}, 60_000);
+
+test("a data folder that cannot be written to is said so", async () => {
+  const blocked = path.join(base, "blocked");
+  mkdirSync(blocked);
+  copyFileSync("/dev/null", path.join(blocked, "rally"));
+  const up = home.rally(["up", "--json"], { data: "blocked" });
+  expect(await up.status).toBe(1);
+  expect(JSON.parse(up.output.stdout)).toMatchObject({ error: { code: "store-unavailable" } });
+  expect(up.output.stderr).not.toContain("internal error");
+});

@@ -48,6 +48,47 @@ function codeOf(promise: Promise<unknown>): Promise<unknown> {
   );
 }
 
+describe("following", () => {
+  const followed: string[] = [];
+  beforeEach(() => {
+    followed.length = 0;
+    bus.connect().subscribe(subjects.follow("*"), ({ subject }) => void followed.push(subject));
+  });
+
+  test("is said every second of a request with an idle limit, until it ends or is left", async () => {
+    client.generate({ ...request, requestId: "without" });
+    const generation = client.generate({ ...request, idleLimitMs: 3000 });
+    for (let second = 0; second < 5; second++) {
+      await settled();
+      expect(followed).toEqual(Array.from({ length: second + 1 }, () => subjects.follow("r1")));
+      clock.advance(1000);
+    }
+    const iterating = idsOf(generation);
+    await owner.tokens(0, [7]);
+    await owner.completed(1);
+    expect(await iterating).toEqual([7]);
+    const { length } = followed;
+    clock.advance(5000);
+    await settled();
+    expect(followed).toHaveLength(length);
+  });
+
+  test("is said of what is resumed, which may have one, and not after the iteration was left", async () => {
+    await owner.tokens(0, [7, 8]);
+    for await (const { id } of client.resume("r1")) {
+      clock.advance(1000);
+      await settled();
+      if (id === 8) break;
+    }
+    await settled();
+    expect(followed).toHaveLength(3);
+    clock.advance(5000);
+    await settled();
+    expect(followed).toHaveLength(3);
+    expect(clock.pending).toBe(0);
+  });
+});
+
 describe("generate", () => {
   test("sends the request through the queue", async () => {
     client.generate({ prompt: "Once", maxTokens: 8, stop: ["\n"], sampling: { temperature: 0 }, deadlineMs: 5000 });
@@ -109,10 +150,19 @@ describe("generate", () => {
     await expect(idsOf(generation)).rejects.toThrow(/broken/);
   });
 
-  test("an entry that is no log event ends it with bad-message", async () => {
+  test("entries that are no log events, or another request's, are stepped over", async () => {
     const generation = client.generate(request);
     await owner.raw({ kind: "nonsense" });
-    expect(await codeOf(generation.result)).toBe("bad-message");
+    await owner.tokens(0, [7]);
+    const end = { requestId: "r2", owner: "o", usage: { promptTokens: 1, outputTokens: 9 } };
+    await owner.raw({ kind: "tokens", requestId: "r2", owner: "o", index: 0, ids: [9], texts: ["x"] });
+    await owner.raw({ kind: "cancelled", ...end });
+    await owner.raw({ kind: "completed", ...end, requestId: "r1", finishReason: 5 } as { kind: string });
+    await owner.raw({ kind: "failed" });
+    await owner.tokens(1, [8]);
+    await owner.completed(2);
+    await expect(generation.result).resolves.toMatchObject({ tokenIds: [7, 8], text: "7,8," });
+    expect(await idsOf(generation)).toEqual([7, 8]);
   });
 
   test("has one ending: what the log says later is ignored", async () => {
@@ -296,6 +346,14 @@ describe("resume", () => {
     expect(clock.pending).toBe(0);
   });
 
+  test("of a request of which there is nothing but rubbish is `unknown-request` too", async () => {
+    await owner.raw({ kind: "nonsense" });
+    const generation = client.resume("r1", 0);
+    await settled();
+    clock.advance(2000);
+    expect(await codeOf(generation.result)).toBe("unknown-request");
+  });
+
   test("of a request with an owner but no token waits", async () => {
     await owner.tokens(0, []);
     const generation = client.resume("r1", 0);
@@ -353,7 +411,42 @@ function withPut(inner: Durable, put: (queue: WorkQueue, id: string, payload: Ui
         put: (id, payload) => put(queue, id, payload),
         pull: (max, waitMs) => queue.pull(max, waitMs),
         depth: () => queue.depth(),
+        peek: (afterSeq) => queue.peek(afterSeq),
       };
     },
   };
 }
+
+describe("while the server is away", () => {
+  async function afterMs(ms: number): Promise<void> {
+    for (let passed = 0; passed < ms; passed += 250) {
+      await settled();
+      clock.advance(250);
+    }
+    await settled();
+  }
+
+  test("a request waits until it is back", async () => {
+    durable.interrupt();
+    const generation = client.generate(request);
+    const resumed = client.resume("r1");
+    await afterMs(29_000);
+    durable.restore();
+    await afterMs(500);
+    await owner.tokens(0, [7]);
+    await afterMs(0);
+    expect([generation.tokens, resumed.tokens].map((tokens) => tokens.map(({ id }) => id))).toEqual([[7], [7]]);
+    const [job] = await (await openRequestQueue(durable, subjects)).pull(1, 0);
+    expect(job && decodeGenerateRequest(job.payload).requestId).toBe("r1");
+  });
+
+  test("but not for ever, nor beyond its deadline", async () => {
+    durable.interrupt();
+    const patient = codeOf(client.generate(request).result);
+    const short = codeOf(client.generate({ ...request, requestId: "r2", deadlineMs: 1000 }).result);
+    await afterMs(5_000);
+    expect(await short).toBe("server-unavailable");
+    await afterMs(26_000);
+    expect(await patient).toBe("server-unavailable");
+  });
+});

@@ -1,7 +1,8 @@
 import { afterEach, describe, expect, it } from "vitest";
-import { decodeExpertResult } from "../../../actors/protocol/decode.ts";
+import { batchCheck, resultCheck } from "../../../actors/protocol/checksum.ts";
+import { decodeExpertNotice, decodeExpertResult } from "../../../actors/protocol/decode.ts";
 import { MAX_BATCH_ROWS } from "../../../actors/protocol/limits.ts";
-import type { ActivationBatch, ExpertResult } from "../../../actors/protocol/messages.ts";
+import type { ActivationBatch, ExpertNotice, ExpertResult } from "../../../actors/protocol/messages.ts";
 import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { Expert, type ExpertOptions } from "../../../actors/expert/expert.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
@@ -19,8 +20,8 @@ function batchOf(numTokens: number, change: Partial<ActivationBatch> = {}, dtype
   const layer = change.layer ?? 1;
   const numRouted = layer === 1 ? numTokens : 0;
   const width = layer === 1 ? topK : 0;
-  const batch: ActivationBatch = {
-    kind: "activations",
+  const batch = {
+    kind: "activations" as const,
     deployment: "d",
     epoch: 1,
     attentionId: "a0",
@@ -37,7 +38,8 @@ function batchOf(numTokens: number, change: Partial<ActivationBatch> = {}, dtype
     ),
     expertWeights: toWireF32(new Float32Array(numRouted * width).fill(0.5), [numRouted, width], "f32"),
   };
-  return { ...batch, ...change };
+  const whole = { ...batch, ...change };
+  return { ...whole, check: batchCheck(whole) };
 }
 
 const hiddenOf = (numTokens: number) => Float32Array.from({ length: numTokens * hiddenSize }, (_, i) => (i * 5) % 31);
@@ -75,6 +77,19 @@ class Bench {
     this.client.publish(subjects.ffn(1), batch instanceof Uint8Array ? batch : encode(batch), reply);
   }
 
+  /** What it says of itself to everybody, from now on. */
+  notices(): ExpertNotice[] {
+    const notices: ExpertNotice[] = [];
+    this.client.subscribe(subjects.experts, ({ payload }) => void notices.push(decodeExpertNotice(payload)));
+    return notices;
+  }
+
+  async drain(expert = this.expert): Promise<void> {
+    const drained = expert.drain();
+    this.clock.advance(1000);
+    await drained;
+  }
+
   async answered(count: number): Promise<readonly ExpertResult[]> {
     await quiet();
     expect(this.answers).toHaveLength(count);
@@ -109,7 +124,11 @@ function open(options: Partial<ExpertOptions> = {}): Bench {
   bench = new Bench(options);
   return bench;
 }
-afterEach(() => bench?.expert.drain());
+afterEach(async () => {
+  await bench?.drain();
+  expect(bench?.clock.pending ?? 0).toBe(0);
+  bench = undefined;
+});
 
 describe("Expert", () => {
   it("answers a MoE batch and a dense one, each with its own header", async () => {
@@ -208,7 +227,7 @@ describe("Expert", () => {
     const results = await b.answered(6);
     expect(new Set(results.map(({ attempt }) => attempt)).size).toBe(6);
     expect(new Set(results.map(({ expertId }) => expertId))).toEqual(new Set(["e0", "e1"]));
-    await replica.drain();
+    await b.drain(replica);
   });
 
   it("runs what arrives in the very moment a run ends", async () => {
@@ -248,7 +267,7 @@ describe("Expert: refusals", () => {
     it(`${what}: ${code}, typed, to the sender`, async () => {
       const b = open();
       b.clock.advance(5);
-      b.send({ ...batchOf(2), ...change });
+      b.send(batchOf(2, change));
       const [answer] = await b.answered(1);
       expect(answer).toMatchObject({
         kind: "refused",
@@ -264,6 +283,24 @@ describe("Expert: refusals", () => {
       await b.answered(2);
     });
   }
+
+  it("bytes that were changed on their way: corrupted, to the sender, who sends them again", async () => {
+    const b = open();
+    const good = batchOf(2);
+    const hidden = Uint8Array.from(good.hidden.bytes);
+    hidden[5] = (hidden[5] ?? 0) ^ 4;
+    b.send({ ...good, hidden: { ...good.hidden, bytes: hidden } });
+    b.send({ ...good, part: 1 });
+    b.send({ ...good, check: good.check ^ 1 });
+    expect(await b.answered(3)).toMatchObject(
+      Array.from({ length: 3 }, () => ({ kind: "refused", passId: 7, attempt: 3, error: { code: "corrupted" } })),
+    );
+    expect(b.bad).toHaveLength(3);
+    expect(b.ffn.batches).toEqual([]);
+    b.send(good);
+    const result = (await b.answered(4)).at(-1);
+    expect(result?.kind === "result" && result.check === resultCheck(result)).toBe(true);
+  });
 
   it("counts what cannot be read, and tells the sender if there is one", async () => {
     const b = open();
@@ -291,7 +328,7 @@ describe("Expert: refusals", () => {
   it("is not led by a reply subject that nobody may publish on", async () => {
     const b = open();
     const raw = b.bus.connect();
-    raw.publish(subjects.ffn(1), encode(batchOf(1)), "rally.d.ffn.1");
+    raw.publish(subjects.ffn(1), encode(batchOf(1)), subjects.ffn(1));
     await quiet();
     // Its own answer came back to it as a message: counted, unanswered.
     expect(b.bad).toHaveLength(1);
@@ -351,8 +388,10 @@ describe("Expert: refusals", () => {
     expect((await b.answered(2)).at(-1)?.kind).toBe("result");
   });
 
-  it("drains: answers what waits, takes nothing new", async () => {
+  it("drains: says goodbye, answers what waits and what still comes, and then nothing", async () => {
     const b = open();
+    const notices = b.notices();
+    b.expert.serve();
     let go = () => {};
     b.ffn.gate = () => new Promise<void>((resolve) => (go = resolve));
     b.send(batchOf(1, { layer: 0 }));
@@ -360,15 +399,77 @@ describe("Expert: refusals", () => {
     await quiet();
     let drained = false;
     const drain = b.expert.drain().then(() => (drained = true));
+    b.clock.advance(90);
+    // From somebody who has not heard yet.
     b.send(batchOf(1, { layer: 2 }));
     await quiet();
-    expect(drained).toBe(false);
+    expect(notices.map(({ state }) => state)).toEqual(["serving", "leaving"]);
     for (let run = 0; run < 2; run++) {
       go();
       await quiet();
     }
+    b.clock.advance(90);
+    await quiet();
+    expect(drained).toBe(false);
+    b.clock.advance(10);
+    b.send(batchOf(1, { layer: 2, attempt: 9 }));
+    await quiet();
+    expect(drained).toBe(false);
+    go();
     await drain;
-    await b.answered(2);
+    await b.answered(3);
     expect(b.expert.waiting).toBe(0);
+  });
+
+  it("drains within a second even if somebody never stops asking", async () => {
+    const b = open();
+    let drained = false;
+    const drain = b.expert.drain().then(() => (drained = true));
+    for (let i = 0; i < 19; i++) {
+      b.send(batchOf(1, { attempt: i }));
+      await quiet(10);
+      b.clock.advance(50);
+    }
+    expect(drained).toBe(false);
+    b.clock.advance(50);
+    await drain;
+    await b.answered(19);
+  });
+});
+
+describe("Expert: presence", () => {
+  it("is announced once it serves, after an outage, and to whoever asks", async () => {
+    const b = open();
+    const notices = b.notices();
+    const probe = (subject: string, reply?: string) => b.client.publish(subject, new Uint8Array(), reply);
+    probe(subjects.probe());
+    await quiet();
+    expect(notices).toEqual([]);
+    const here = { kind: "expert", expertId: "e0", shard: 1, state: "serving" };
+    b.expert.serve();
+    b.expert.serve();
+    await quiet();
+    expect(notices).toEqual([here]);
+    probe(subjects.probe());
+    await quiet();
+    expect(notices).toEqual([here, here]);
+    const answers: unknown[] = [];
+    b.client.subscribe(subjects.probed("a0", "e0"), ({ payload }) => void answers.push(decodeExpertNotice(payload)));
+    probe(subjects.probe("e0"), subjects.probed("a0", "e0"));
+    probe(subjects.probe("e1"), subjects.probed("a1", "e1"));
+    await quiet();
+    expect(answers).toEqual([here]);
+    expect(notices).toHaveLength(2);
+    b.bus.disconnect();
+    b.bus.reconnect();
+    await quiet();
+    expect(notices).toHaveLength(3);
+  });
+
+  it("is heard under a subject of its own", async () => {
+    const b = open();
+    b.client.publish(subjects.ffn(1, "e0"), encode(batchOf(1)), subjects.act("a0", 1));
+    b.client.publish(subjects.ffn(1, "e1"), encode(batchOf(1)), subjects.act("a1", 1));
+    expect((await b.answered(1)).map(({ kind }) => kind)).toEqual(["result"]);
   });
 });

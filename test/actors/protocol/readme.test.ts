@@ -33,11 +33,12 @@ const row = (field: string) => rows.find(([cell]) => cell === `\`${field}\``)?.a
 
 describe("the protocol's README says what the code does", () => {
   it("of subjects and streams", () => {
-    const subjects = subjectsOf("d");
+    const subjects = subjectsOf("d", 9);
     const named = [
       subjects.request,
       subjects.tokens("ID"),
       subjects.cancel("ID"),
+      subjects.follow("ID"),
       subjects.requestStream,
       subjects.tokenStream,
       subjects.placementBucket,
@@ -48,7 +49,7 @@ describe("the protocol's README says what the code does", () => {
         .replace("rally.d.", "rally.<d>.")
         .replace("_d_", "_<d>_")
         .replace(/ID$/u, "<requestId>")
-        .replace(/0$/u, "<shard>");
+        .replace(/9\.0$/u, "<epoch>.<shard>");
       expect(readme).toContain(`\`${written}`);
     }
   });
@@ -66,12 +67,15 @@ describe("the protocol's README says what the code does", () => {
   });
 
   it("of limits", () => {
-    const { promptCharacters, promptTokens, maxTokens, stops, stopCharacters, logprobs } = REQUEST_LIMITS;
+    const { promptCharacters, promptTokens, maxTokens, stops, stopCharacters, logprobs, idleLimitMs } = REQUEST_LIMITS;
     expect(row("prompt")).toContain(`1 to ${promptCharacters.toLocaleString("en")} characters`);
     expect(row("prompt")).toContain(`1 to ${promptTokens.toLocaleString("en")} token ids`);
     expect(row("maxTokens")).toContain(`1 to ${maxTokens.toLocaleString("en")}`);
     expect(row("stop")).toContain(`at most ${stops}, each 1 to ${stopCharacters} characters`);
     expect(readme).toContain(`0 to ${logprobs}: report`);
+    expect(row("idleLimitMs")).toContain(
+      `${idleLimitMs.least.toLocaleString("en")} to ${idleLimitMs.most.toLocaleString("en")}:`,
+    );
   });
 
   it("of error codes", () => {

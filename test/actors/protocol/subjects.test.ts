@@ -16,21 +16,35 @@ describe("names in subjects", () => {
 });
 
 it("every subject of a deployment begins with its name, and streams are named after it", () => {
-  const subjects = subjectsOf("prod");
+  const subjects = subjectsOf("prod", 7);
   expect([
     subjects.request,
     subjects.tokens("r1"),
     subjects.cancel("r1"),
+    subjects.follow("r1"),
     subjects.ffn(3),
     subjects.act("attention-0", 3),
+    subjects.ffn(3, "expert-1"),
+    subjects.act("attention-0", 3, "expert-1"),
     subjects.actAll("attention-0"),
+    subjects.experts,
+    subjects.probe(),
+    subjects.probe("expert-1"),
+    subjects.probed("attention-0", "expert-1"),
   ]).toEqual([
     "rally.prod.request",
     "rally.prod.tokens.r1",
     "rally.prod.cancel.r1",
-    "rally.prod.ffn.3",
-    "rally.prod.act.attention-0.3",
-    "rally.prod.act.attention-0.*",
+    "rally.prod.follow.r1",
+    "rally.prod.ffn.7.3",
+    "rally.prod.act.attention-0.7.3",
+    "rally.prod.ffn.7.3.expert-1",
+    "rally.prod.act.attention-0.7.3.expert-1",
+    "rally.prod.act.attention-0.7.>",
+    "rally.prod.experts.7",
+    "rally.prod.probe.7",
+    "rally.prod.probe.7.expert-1",
+    "rally.prod.probed.attention-0.7.expert-1",
   ]);
   expect([subjects.requestStream, subjects.tokenStream, subjects.placementBucket]).toEqual([
     "RALLY_prod_REQUESTS",

@@ -1,7 +1,7 @@
 import { fileURLToPath } from "node:url";
 import { afterEach, expect, test } from "vitest";
 import { forkLauncher, type RoleProcess } from "../../../actors/supervisor/launch.ts";
-import { type RoleSlot, roleSlots } from "../../../actors/supervisor/topology.ts";
+import { attentionSlots, type RoleSlot } from "../../../actors/supervisor/topology.ts";
 import type { RoleReport } from "../../../actors/protocol/role.ts";
 import { topologyOf } from "../../support/topology.ts";
 
@@ -20,7 +20,7 @@ function fork(deployment: string, file = fakeRole): Forked {
   let wake: (() => void) | undefined;
   let ended: ((how: string) => void) | undefined;
   const exited = new Promise<string>((resolve) => (ended = resolve));
-  const [slot] = roleSlots(topologyOf({ deployment }), { url: "nats://test" }, false);
+  const [slot] = attentionSlots(topologyOf({ deployment }), { url: "nats://test" }, false);
   const process = forkLauncher(() => file)((slot as RoleSlot).settings("attention-0-x"), {
     report: (report) => {
       reports.push(report);

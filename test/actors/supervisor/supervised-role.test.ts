@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, test } from "vitest";
 import { SupervisedRole } from "../../../actors/supervisor/supervised-role.ts";
-import { type RoleSlot, roleSlots } from "../../../actors/supervisor/topology.ts";
+import { attentionSlots, type RoleSlot } from "../../../actors/supervisor/topology.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
 import { RallyError } from "../../../infra/errors.ts";
 import { FakeLaunch } from "../../support/fake-role-launch.ts";
@@ -16,7 +16,7 @@ beforeEach(() => {
   fake = new FakeLaunch();
   events = [];
   let starts = 0;
-  const [slot] = roleSlots(topologyOf(), { url: "nats://test" }, false);
+  const [slot] = attentionSlots(topologyOf(), { url: "nats://test" }, false);
   role = new SupervisedRole({
     slot: slot as RoleSlot,
     launch: fake.launch,
@@ -27,6 +27,7 @@ beforeEach(() => {
       warning: (name, text) => events.push(`${name} warning ${text}`),
       ready: (name) => events.push(`${name} ready`),
       failed: (name, error) => events.push(`${name} failed ${error.code}`),
+      retired: ({ name }, why) => events.push(`${name} retired ${why}`),
     },
   });
   role.start();
@@ -93,6 +94,27 @@ describe("back-off", () => {
     fake.last.exit();
     expect(untilNextLaunch(1000)).toBe(100);
     expect(events).toEqual(["attention-0 warning no server; starting it again in 100 ms"]);
+  });
+});
+
+describe("a role that nobody needs any more", () => {
+  test("is not started again after it has said so", async () => {
+    fake.last.report({ kind: "ready" });
+    fake.last.report({ kind: "retired", why: "placement 1 was followed by 2" });
+    expect(events).toEqual(["attention-0 ready"]);
+    fake.last.exit("ended with status 0");
+    expect(events.at(-1)).toBe("attention-0 retired placement 1 was followed by 2");
+    clock.advance(100_000);
+    expect(fake.roles).toHaveLength(1);
+    expect(clock.pending).toBe(0);
+  });
+
+  test("nor one that comes too late for its placement; whoever waits for it goes on", async () => {
+    fake.last.report({ kind: "failed", error: new RallyError("stale-epoch", "followed by another").toWire() });
+    fake.last.exit();
+    await role.ready;
+    expect(events).toEqual(["attention-0 retired followed by another"]);
+    expect(clock.pending).toBe(0);
   });
 });
 

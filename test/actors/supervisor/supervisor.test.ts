@@ -1,5 +1,7 @@
 import { beforeEach, describe, expect, test } from "vitest";
-import { readPlacement } from "../../../actors/protocol/placement.ts";
+import { Placements } from "../../../actors/protocol/placement.ts";
+import type { ExpertSettings } from "../../../actors/protocol/role.ts";
+import { offerRole } from "../../../actors/protocol/role-service.ts";
 import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { Supervisor, type SupervisorEvent, type SupervisorOptions } from "../../../actors/supervisor/supervisor.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
@@ -7,6 +9,7 @@ import { RallyError } from "../../../infra/errors.ts";
 import { MemoryBus } from "../../../infra/memory-bus.ts";
 import { MemoryDurable } from "../../../infra/memory-durable.ts";
 import { fakeServer } from "../../support/fake-nats-server.ts";
+import { FakeFolder } from "../../support/fake-store-folder.ts";
 import { FakeLaunch } from "../../support/fake-role-launch.ts";
 import { topologyOf } from "../../support/topology.ts";
 
@@ -17,6 +20,7 @@ let events: SupervisorEvent[];
 /** What happens to the outside world, in order. */
 let log: string[];
 let serverOptions: unknown[];
+let bus: MemoryBus;
 
 beforeEach(() => {
   clock = new SimulatedClock();
@@ -25,6 +29,7 @@ beforeEach(() => {
   events = [];
   log = [];
   serverOptions = [];
+  bus = new MemoryBus();
 });
 
 type Ports = NonNullable<SupervisorOptions["ports"]>;
@@ -44,13 +49,30 @@ function supervisorWith(options: Partial<SupervisorOptions> = {}, ports: Ports =
       },
       async connect() {
         log.push("connected");
-        const bus = new MemoryBus();
         return { bus, durable, serverVersion: "2.9.10", close: async () => void log.push("disconnected") };
       },
-      describeModel: async () => ({ modelHash: "abc", shards: [[0], [1]] }),
+      describeModel: async () => ({ modelHash: "abc", numExperts: 2 }),
+      folder: new FakeFolder(),
+      kill: () => undefined,
       ...ports,
     },
   });
+}
+
+async function placements(): Promise<Placements> {
+  return await Placements.open(durable, subjectsOf("test"));
+}
+
+async function placement() {
+  return await (await placements()).read("current");
+}
+
+/** Lets what waits for the network go on; `discover` waits for its quiet. */
+async function settle(ms = 0): Promise<void> {
+  for (let passed = 0; passed <= ms; passed += 100) {
+    for (let turn = 0; turn < 10; turn++) await new Promise<void>((resolve) => void setImmediate(resolve));
+    clock.advance(100);
+  }
 }
 
 function makeReady(): void {
@@ -67,7 +89,7 @@ test("starts the server, places the shards, starts every role, and takes all of 
     "expert-1",
   ]);
   expect(new Set(fake.roles.map(({ settings }) => settings.nats.url))).toEqual(new Set(["nats://127.0.0.1:4444"]));
-  expect(await readPlacement(durable, subjectsOf("test"))).toMatchObject({ epoch: 1, shards: [[0], [1]] });
+  expect(await placement()).toMatchObject({ epoch: 1, shards: [[0], [1]] });
   expect(supervisor.nats.description).toEqual({ url: "nats://127.0.0.1:4444", version: "2.9.10", source: "PATH" });
   expect(supervisor.pids).toHaveLength(3);
   expect(await supervisor.stats()).toHaveLength(3);
@@ -75,7 +97,7 @@ test("starts the server, places the shards, starts every role, and takes all of 
   await Promise.all([supervisor.stop({ drain: true }), supervisor.stop({ drain: true })]);
   expect(fake.alive).toEqual([]);
   expect(log).toEqual(["server started", "connected", "disconnected", "server stopped"]);
-  expect(serverOptions).toEqual([{ progress: expect.any(Function) }]);
+  expect(serverOptions).toEqual([{ maxStoreBytes: 2 ** 40, progress: expect.any(Function) }]);
   expect(clock.pending).toBe(0);
 });
 
@@ -109,11 +131,11 @@ test("what an existing server keeps for it stays, unless told otherwise", async 
   const kept = supervisorWith({ nats });
   await kept.start();
   await kept.stop({ drain: true });
-  expect(await readPlacement(durable, subjectsOf("test"))).toMatchObject({ epoch: 1 });
+  expect(await placement()).toMatchObject({ epoch: 1 });
   const removed = supervisorWith({ nats, removeAtStop: true });
   await removed.start();
   await removed.stop({ drain: true });
-  expect(await readPlacement(durable, subjectsOf("test"))).toBeUndefined();
+  expect(await placement()).toBeUndefined();
 });
 
 test("a named store is the server's", async () => {
@@ -206,7 +228,9 @@ describe("a failed start leaves nothing behind", () => {
     const started = supervisor.start();
     started.catch(() => undefined);
     const stopped = supervisor.stop({ drain: true });
-    startServer?.();
+    // eslint-disable-next-line no-unmodified-loop-condition -- set by the fake when it is called
+    while (startServer === undefined) await new Promise<void>((resolve) => void setImmediate(resolve));
+    startServer();
     await stopped;
     await expect(started).rejects.toMatchObject({ code: "cancelled" });
     expect(log).toEqual(["server stopped"]);
@@ -220,4 +244,124 @@ test("kill ends everything without waiting", async () => {
   for (const role of fake.roles) role.answers = false;
   supervisor.kill();
   expect(fake.alive).toEqual([]);
+});
+
+describe("membership", () => {
+  const nats = { url: "nats://host:4222" };
+  const shards = (count: number) => Array.from({ length: count }, (_, shard) => [shard]);
+  const hosted = () =>
+    fake.alive.flatMap(({ settings }) => (settings.role === "expert" ? [`${settings.epoch}.${settings.shard}`] : []));
+
+  test("whoever joins takes the placement as it is", async () => {
+    makeReady();
+    await (await placements()).ensure({ deployment: "test", modelHash: "abc", shards: [[0, 1]] });
+    const supervisor = supervisorWith({ nats, placement: "join", topology: topologyOf({ numAttention: 0 }) });
+    await supervisor.start();
+    expect(hosted()).toEqual(["1.0"]);
+    expect(fake.roles.map(({ settings }) => settings.role)).toEqual(["expert"]);
+    expect(supervisor.placement).toMatchObject({ epoch: 1, shards: [[0, 1]] });
+    await supervisor.stop({ drain: false });
+  });
+
+  test("nothing to join, a shard that does not exist: nothing is started", async () => {
+    const nothing = supervisorWith({ nats, placement: "join" });
+    await expect(nothing.start()).rejects.toMatchObject({ code: "unknown-deployment" });
+    await (await placements()).ensure({ deployment: "test", modelHash: "abc", shards: [[0, 1]] });
+    const wrong = supervisorWith({ nats, placement: "join", shards: [1] });
+    await expect(wrong.start()).rejects.toMatchObject({ code: "bad-settings" });
+    expect(fake.roles).toEqual([]);
+    expect(clock.pending).toBe(0);
+  });
+
+  test("a placement to come gets its experts while the present one keeps its own", async () => {
+    makeReady();
+    const supervisor = supervisorWith({ nats });
+    await supervisor.start();
+    const bucket = await placements();
+    const planned = await bucket.plan({ deployment: "test", modelHash: "abc", shards: [[0, 1]] });
+    await settle();
+    expect(hosted()).toEqual(["1.0", "1.1", "2.0"]);
+    expect(fake.last.settings.id).toMatch(/^expert-0-e2-/u);
+    await bucket.publish(planned);
+    await settle();
+    expect(hosted()).toEqual(["1.0", "1.1", "2.0"]);
+    // The old ones find out that nobody uses them.
+    for (const role of fake.alive) {
+      if (role.settings.role !== "expert" || role.settings.epoch !== 1) continue;
+      role.report({ kind: "retired", why: "followed" });
+      role.exit("ended with status 0");
+    }
+    clock.advance(10_000);
+    await settle();
+    expect(hosted()).toEqual(["2.0"]);
+    expect(supervisor.pids).toHaveLength(2);
+    await supervisor.stop({ drain: true });
+    expect(fake.alive).toEqual([]);
+  });
+
+  test("another model's placement, and one of the past, is nothing to host", async () => {
+    makeReady();
+    const bucket = await placements();
+    await bucket.plan({ deployment: "test", modelHash: "abc", shards: [[0, 1]] });
+    const supervisor = supervisorWith({ nats });
+    await supervisor.start();
+    expect(supervisor.placement.epoch).toBe(2);
+    await bucket.plan({ deployment: "test", modelHash: "def", shards: [[0, 1]] });
+    await settle();
+    expect(hosted()).toEqual(["2.0", "2.1"]);
+    await supervisor.stop({ drain: false });
+  });
+
+  test("chosen shards are those of their placement: with it they leave, and the supervisor is done", async () => {
+    makeReady();
+    await (await placements()).ensure({ deployment: "test", modelHash: "abc", shards: shards(2) });
+    const topology = topologyOf({ numAttention: 0, numReplicas: 2 });
+    const supervisor = supervisorWith({ nats, placement: "join", shards: [1], topology });
+    await supervisor.start();
+    expect(hosted()).toEqual(["1.1", "1.1"]);
+    let isRetired = false;
+    void supervisor.retired.then(() => (isRetired = true));
+    await (await placements()).plan({ deployment: "test", modelHash: "abc", shards: [[0, 1]] });
+    await settle();
+    expect(hosted()).toEqual(["1.1", "1.1"]);
+    for (const role of fake.alive) {
+      expect(isRetired).toBe(false);
+      role.report({ kind: "retired", why: "followed" });
+      role.exit("ended with status 0");
+      await settle();
+    }
+    expect(isRetired).toBe(true);
+    await supervisor.stop({ drain: true });
+  });
+
+  test("a server of our own stays until actors of others have left it", async () => {
+    makeReady();
+    const supervisor = supervisorWith();
+    await supervisor.start();
+    const settings = { role: "expert", id: "expert-0-x", deployment: "test", epoch: 1, shard: 0 } as ExpertSettings;
+    const other = offerRole(bus.connect(), settings, new Date(0), () => Promise.reject(new Error("not asked")));
+    const stopped = supervisor.stop({ drain: true });
+    await settle(3_000);
+    expect(fake.alive).toEqual([]);
+    expect(log.at(-1)).toBe("connected");
+    expect(events.at(-1)).toMatchObject({ kind: "warning", text: expect.stringContaining("1 actors that joined") });
+    other.unsubscribe();
+    await settle(3_000);
+    await stopped;
+    expect(log.slice(-2)).toEqual(["disconnected", "server stopped"]);
+    expect(clock.pending).toBe(0);
+  });
+});
+
+test("a server that does not answer is replaced", async () => {
+  makeReady();
+  const killed: string[] = [];
+  const supervisor = supervisorWith({}, { kill: (_pid, signal) => killed.push(signal) });
+  await supervisor.start();
+  durable.interrupt();
+  await settle(7_000);
+  expect(killed).toEqual(["SIGKILL"]);
+  durable.restore();
+  await supervisor.stop({ drain: false });
+  expect(clock.pending).toBe(0);
 });

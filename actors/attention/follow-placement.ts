@@ -1,0 +1,40 @@
+import type { Subscription } from "../../infra/bus.ts";
+import { RallyError } from "../../infra/errors.ts";
+import { checkCovers, checkModel, type Placements } from "../protocol/placement.ts";
+import type { Placed } from "./placed-ffn.ts";
+
+/** Tells of each placement to dispatch by; resolves once there is one. */
+export async function followPlacement(
+  placements: Placements,
+  options: {
+    /** Of the model in this process. */
+    readonly modelHash: string;
+    readonly numExperts: number;
+    readonly changed: (placed: Placed) => void;
+    readonly warn: (text: string) => void;
+    /** The deployment serves another model: this process must not take part. */
+    readonly mismatch: (error: RallyError) => void;
+  },
+): Promise<Subscription> {
+  const { modelHash, numExperts, changed, warn, mismatch } = options;
+  let settle: () => void = () => undefined;
+  const first = new Promise<void>((resolve) => (settle = resolve));
+  const subscription = await placements.watch(
+    "current",
+    (placement) => {
+      try {
+        checkModel(placement, modelHash);
+        checkCovers(placement, numExperts);
+      } catch (thrown) {
+        const error = RallyError.from(thrown);
+        // A placement that makes no sense changes nothing.
+        return error.code === "bad-model" ? mismatch(error) : warn(error.message);
+      }
+      changed({ epoch: placement.epoch, numShards: placement.shards.length });
+      settle();
+    },
+    warn,
+  );
+  await first;
+  return subscription;
+}
