@@ -1,5 +1,8 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { cpus, totalmem } from "node:os";
 import { RallyError } from "../../infra/errors.ts";
+import { asksForHugePages, withHugePages } from "../../infra/huge-pages.ts";
 import { loadConfig } from "../../models/load.ts";
 import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
 import { compareRounds, type Comparison } from "./bench/compare.ts";
@@ -51,6 +54,8 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const { values, positionals } = parseFlags(flags, args);
   noArguments("bench", positionals);
   if (values.compare !== "monolith") throw badFlag("compare", values.compare, "monolith");
+  // The monolith computes in this process, which must have started as the actors start.
+  if (!asksForHugePages(context.env)) return inNewProcess(withHugePages(context.env));
   const topology = topologyOf(values);
   const [config, tokenizer] = await Promise.all([loadConfig(topology.modelDir), loadTokenizer(topology.modelDir)]);
   const nats = natsSettingsOf(values, context.env);
@@ -72,6 +77,13 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   if (values.json) context.terminal.write(`${JSON.stringify(result)}\n`);
   else for (const line of table(comparison, values)) context.terminal.write(`${line}\n`);
   return 0;
+}
+
+/** The same command in a process with another environment; a Ctrl-C in the terminal reaches both. */
+async function inNewProcess(env: NodeJS.ProcessEnv): Promise<number> {
+  const child = spawn(process.execPath, [...process.execArgv, ...process.argv.slice(1)], { env, stdio: "inherit" });
+  const [status] = (await once(child, "exit")) as [number | null];
+  return status ?? 1;
 }
 
 function machine() {

@@ -4,6 +4,8 @@ import { RallyError } from "../../infra/errors.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import { dataFolder } from "../../infra/settings.ts";
 import { checkName } from "../protocol/subjects.ts";
+import { isRunning, ownIdentity } from "../supervisor/process-identity.ts";
+import { storeError } from "../supervisor/store-folder.ts";
 import type { ServingTopology } from "./serving-topology.ts";
 
 /** What `rally up` leaves for other commands on this machine while it runs. */
@@ -40,12 +42,17 @@ export function claimRecord(folder: string): void {
       { field: "--deployment", pid: holder.pid },
     );
   }
-  writeRecord(folder, {});
+  try {
+    writeRecord(folder, {});
+  } catch (thrown) {
+    throw storeError(thrown, folder);
+  }
 }
 
 export function writeRecord(folder: string, record: Pick<DeploymentRecord, "ready">): void {
   mkdirSync(folder, { recursive: true });
-  const complete: DeploymentRecord = { pid: process.pid, startedAs: startOf(process.pid), ...record };
+  const { pid, startedAs } = ownIdentity();
+  const complete: DeploymentRecord = { pid, startedAs, ...record };
   // Only for us: a URL may carry a password. Renamed, so that a reader sees the whole of it.
   const draft = `${recordFile(folder)}.${process.pid}`;
   writeFileSync(draft, JSON.stringify(complete), { mode: 0o600 });
@@ -58,25 +65,4 @@ export function removeRecord(folder: string): void {
 
 function recordFile(folder: string): string {
   return path.join(folder, "deployment.json");
-}
-
-function isRunning({ pid, startedAs }: DeploymentRecord): boolean {
-  try {
-    process.kill(pid, 0);
-    return startOf(pid) === startedAs;
-  } catch {
-    return false;
-  }
-}
-
-/** Boot and start time of a process where the system tells (Linux); empty elsewhere. */
-function startOf(pid: number): string {
-  try {
-    const boot = readFileSync("/proc/sys/kernel/random/boot_id", "utf8").trim();
-    const stat = readFileSync(`/proc/${pid}/stat`, "utf8");
-    // The name in parentheses may hold spaces; the start time is the 20th field after it.
-    return `${boot} ${stat.slice(stat.lastIndexOf(")") + 2).split(" ")[19]}`;
-  } catch {
-    return "";
-  }
 }

@@ -10,6 +10,7 @@ import { packageRoot } from "../../infra/own-file.ts";
 import { cacheFolder, dataFolder } from "../../infra/settings.ts";
 import { hashModel, loadConfig } from "../../models/load.ts";
 import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
+import { describeDeployments, listActors } from "./actors.ts";
 import type { Command, CommandContext } from "./command.ts";
 import { modelDirOf, natsSettingsOf, SERVER_FLAGS, TOPOLOGY_FLAGS } from "./deployment-flags.ts";
 import { noArguments, parseFlags, switchFlag } from "./flags.ts";
@@ -34,8 +35,8 @@ export const doctorCommand: Command = {
   summary: "check what is installed, what is missing and what to do",
   usage: "[flags]",
   description: `Checks everything that Rally needs on this machine: Node.js, ONNX Runtime, a
-nats-server with JetStream (it is started for a moment, or asked if --nats or
-$NATS_URL names one), the model, memory, folders. Downloads nothing.
+nats-server with JetStream (it is started for a moment, or asked, also for the
+actors on it, if --nats or $NATS_URL names one), the model, memory, folders. Downloads nothing.
 
 Exit status: 0 if Rally can run, 1 if something is missing.`,
   examples: [
@@ -54,7 +55,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const checks = [
     checkNode(),
     await checkOnnxRuntime(),
-    ...(nats === undefined ? await checkOwnServer(context.env) : [await checkExistingServer(nats)]),
+    ...(nats === undefined ? await checkOwnServer(context.env) : await checkExistingServer(nats)),
     await checkModel(modelDir),
     checkMachine(),
     checkFolder("cache folder", cacheFolder(context.env), "XDG_CACHE_HOME"),
@@ -119,8 +120,20 @@ async function checkOwnServer(env: NodeJS.ProcessEnv): Promise<Check[]> {
   }
 }
 
-async function checkExistingServer(nats: NatsSettings): Promise<Check> {
-  return { ...(await checkJetStream(nats)), name: "NATS server" };
+async function checkExistingServer(nats: NatsSettings): Promise<Check[]> {
+  const server: Check = { ...(await checkJetStream(nats)), name: "NATS server" };
+  return server.state === "ok" ? [server, await checkActors(nats)] : [server];
+}
+
+/** Nothing needs to run for Rally to be able to; but what runs halfway is worth a word. */
+async function checkActors(nats: NatsSettings): Promise<Check> {
+  const actors = await listActors(nats, false);
+  const found = describeDeployments(actors);
+  const lame = found.filter(({ isWhole }) => !isWhole).map(({ deployment }) => deployment);
+  const text = found.length === 0 ? "none" : found.map(({ description }) => description).join("; ");
+  if (lame.length === 0) return { name: "actors", state: "ok", found: text };
+  const advice = `${lame.join(", ")} cannot serve: it needs an attention actor and experts; rally ps shows more`;
+  return { name: "actors", state: "warning", found: text, advice };
 }
 
 async function checkJetStream(nats: NatsSettings): Promise<Check> {

@@ -52,6 +52,20 @@ export function listFlag(value: string, help: string): Flag<readonly string[]> {
   return { value, help, repeated: true, read: (_name, texts) => texts };
 }
 
+/** Integers separated by commas, each once, ascending; none if it was not given. */
+export function integersFlag(value: string, help: string, range: Range): Flag<readonly number[]> {
+  return {
+    value,
+    help,
+    read(name, texts) {
+      const numbers = texts
+        .flatMap((text) => text.split(","))
+        .map((text) => readNumber(name, text.trim(), range, Number.isSafeInteger, "integers"));
+      return [...new Set(numbers)].toSorted((a, b) => a - b);
+    },
+  };
+}
+
 interface Range {
   readonly min: number;
   readonly max: number;

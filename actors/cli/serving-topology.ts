@@ -1,4 +1,4 @@
-import type { NatsDescription } from "../supervisor/supervisor.ts";
+import type { NatsDescription } from "../supervisor/nats-description.ts";
 import type { Topology } from "../supervisor/topology.ts";
 
 /** What serves a request, as summaries and `--json` tell it. Of a deployment started elsewhere only some is known. */
@@ -41,6 +41,10 @@ export function describeTopology(serving: ServingTopology): string {
   if (microBatches !== undefined) parts.push(`micro-batches ${microBatches}`);
   if (wire !== undefined) parts.push(`wire ${wire}`);
   return `${parts.join(", ")}; nats-server ${nats.version} (${nats.source}, ${nats.url})`;
+}
+
+export function describeJoined(deployment: string, { version, url }: NatsDescription): string {
+  return `joined deployment ${deployment} on nats-server ${version} (${url})`;
 }
 
 export function count(number: number, noun: string): string {

@@ -7,6 +7,7 @@ import type { NatsSettings } from "../../infra/nats-settings.ts";
 import { RallyClient } from "../client/rally-client.ts";
 import { readPlacement } from "../protocol/placement.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
+import { describeServer } from "../supervisor/nats-description.ts";
 import { Supervisor } from "../supervisor/supervisor.ts";
 import type { Topology } from "../supervisor/topology.ts";
 import { writeTraceFile } from "../supervisor/trace-file.ts";
@@ -42,13 +43,14 @@ export async function findServing(
     }
     const placement = await readPlacement(connection.durable, subjects);
     const client = new RallyClient({ bus: connection.bus, durable: connection.durable, deployment });
-    const description = { url: settings.url.replaceAll(/\/\/[^@/]*@/g, "//"), version: connection.serverVersion };
     return {
       client,
-      topology: record?.topology ?? {
+      topology: {
         deployment,
+        ...record?.topology,
+        // Others may have moved it since.
         ...(placement !== undefined && { experts: placement.shards.length }),
-        nats: { ...description, source: "existing" },
+        nats: record?.topology.nats ?? describeServer(settings, connection.serverVersion),
         ephemeral: false,
       },
       failed: new AbortController().signal,

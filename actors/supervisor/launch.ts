@@ -1,5 +1,6 @@
 import { fork } from "node:child_process";
 import { finished } from "node:stream/promises";
+import { withHugePages } from "../../infra/huge-pages.ts";
 import { compiledFile } from "../../infra/own-file.ts";
 import type { RoleCommand, RoleReport, RoleSettings } from "../protocol/role.ts";
 
@@ -22,12 +23,19 @@ export type Launch = (settings: RoleSettings, handlers: RoleHandlers) => RolePro
 
 const LAST_CHARACTERS = 2_000;
 
-/** Starts roles as child processes; `fileOf` names the script of a role. */
-export function forkLauncher(fileOf = (role: RoleSettings["role"]) => compiledFile(`actors/${role}/main`)): Launch {
+/** Starts roles as child processes; `fileOf` names the script of a role, `env` adds to their environment. */
+export function forkLauncher(
+  fileOf = (role: RoleSettings["role"]) => compiledFile(`actors/${role}/main`),
+  env: NodeJS.ProcessEnv = {},
+): Launch {
   return (settings, handlers) => {
     const child = fork(fileOf(settings.role), {
       // ONNX Runtime would otherwise report to its makers, and leave files in the temporary folder. A thread cannot set this.
-      env: { ...process.env, ORT_DISABLE_TELEMETRY: "1", RALLY_ROLE: JSON.stringify(settings) },
+      env: {
+        ...withHugePages({ ...process.env, ...env }),
+        ORT_DISABLE_TELEMETRY: "1",
+        RALLY_ROLE: JSON.stringify(settings),
+      },
       // Whatever flags this process has (an inspector's port) are not the children's.
       execArgv: [],
       stdio: ["ignore", "pipe", "pipe", "ipc"],

@@ -11,6 +11,8 @@ interface RoleListener {
   ready(name: string): void;
   /** No further try is worth it. */
   failed(name: string, error: RallyError): void;
+  /** It has ended because nobody needs it any more: the slot is to stay empty. */
+  retired(role: SupervisedRole, why: string): void;
 }
 
 export interface SupervisedRoleOptions {
@@ -46,6 +48,7 @@ export class SupervisedRole {
   #stopping = false;
   #numStarts = 0;
   #failure: RallyError | undefined;
+  #retirement: string | undefined;
   #unanswered = 0;
   #watch: Timer | undefined;
   #healthy: Timer | undefined;
@@ -148,6 +151,11 @@ export class SupervisedRole {
         return listener.warning(this.name, report.text);
       case "failed":
         this.#failure = RallyError.fromWire(report.error);
+        // It was started for a placement that has been passed over.
+        if (this.#failure.code === "stale-epoch") this.#retirement = this.#failure.message;
+        return;
+      case "retired":
+        this.#retirement = report.why;
         return;
       case "stats":
         for (const resolve of this.#stats.splice(0)) resolve(report.stats);
@@ -176,6 +184,12 @@ export class SupervisedRole {
     for (const resolve of this.#traces.splice(0)) resolve([]);
     for (const resolve of this.#gone.splice(0)) resolve();
     if (this.#stopping) return;
+    if (this.#retirement !== undefined) {
+      this.#stopping = true;
+      this.#settleReady();
+      listener.retired(this, this.#retirement);
+      return;
+    }
     const error = this.#failure ?? unexplained(this.name, how, lastLines);
     if (HOPELESS.includes(error.code) || (!this.#wasReady && this.#numStarts >= MAX_FIRST_STARTS)) {
       this.#stopping = true;

@@ -1,19 +1,23 @@
 import { randomBytes } from "node:crypto";
 import { type Clock, systemClock } from "../../infra/clock.ts";
 import { RallyError } from "../../infra/errors.ts";
-import { connectNats } from "../../infra/nats-connect.ts";
+import { connectNats, type NatsConnection } from "../../infra/nats-connect.ts";
 import { startNatsServer } from "../../infra/nats-server.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import { hashModel, loadConfig, shardSpecs } from "../../models/load.ts";
 import type { Placement } from "../protocol/messages.ts";
+import { Placements } from "../protocol/placement.ts";
 import type { RoleStats, TraceEvent } from "../protocol/role.ts";
-import { removeStreams } from "../protocol/streams.ts";
+import { openRequestQueue, openTokenLog, removeStreams } from "../protocol/streams.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
 import { forkLauncher, type Launch } from "./launch.ts";
-import { ensurePlacement } from "./placement.ts";
+import { checkShards, others, placementFor } from "./membership.ts";
+import { describeServer, type NatsDescription } from "./nats-description.ts";
+import { type StoreFolder, storeFolder } from "./store-folder.ts";
+import { StoreWatch } from "./store-watch.ts";
 import { SupervisedRole } from "./supervised-role.ts";
 import { SupervisedServer } from "./supervised-server.ts";
-import { type RoleSlot, roleSlots, type Topology } from "./topology.ts";
+import { attentionSlots, checkTopology, expertSlots, type RoleSlot, type Topology } from "./topology.ts";
 
 export type SupervisorEvent =
   | { readonly kind: "progress" | "warning"; readonly source: string; readonly text: string }
@@ -21,8 +25,17 @@ export type SupervisorEvent =
   /** A role that will not be started again: the deployment cannot go on. */
   | { readonly kind: "failed"; readonly source: string; readonly error: RallyError };
 
+/**
+ * Where the placement comes from. "make": it is to have the topology's shards. "adopt": as the deployment has it, and only if
+ * it has none, the topology's. "join": as a deployment has it that others run.
+ */
+type PlacementSource = "make" | "adopt" | "join";
+
 export interface SupervisorOptions {
   readonly topology: Topology;
+  readonly placement?: PlacementSource;
+  /** The shards to host; all of them, of later placements too, if left out. */
+  readonly shards?: readonly number[];
   /** An existing server; without it the supervisor starts one of its own. */
   readonly nats?: NatsSettings;
   /** For a server of its own: where queue and token log are kept; without it in a temporary folder, removed at the end. */
@@ -41,71 +54,82 @@ export interface SupervisorPorts {
   readonly launch: Launch;
   readonly connect: typeof connectNats;
   readonly startServer: typeof startNatsServer;
-  readonly describeModel: (modelDir: string, numShards: number) => Promise<Pick<Placement, "modelHash" | "shards">>;
-}
-
-/** Which server a deployment runs over. */
-export interface NatsDescription {
-  readonly url: string;
-  readonly version: string;
-  /** Where its binary came from, or "existing". */
-  readonly source: string;
+  readonly folder: StoreFolder;
+  readonly kill: (pid: number, signal: "SIGTERM" | "SIGKILL") => void;
+  readonly describeModel: (modelDir: string) => Promise<{ readonly modelHash: string; readonly numExperts: number }>;
 }
 
 const DRAIN_LIMIT_MS = { attention: 12_000, expert: 4_000 } as const;
 const ANSWER_LIMIT_MS = 3_000;
 const TRACE_LIMIT_MS = 20_000;
+const ALONE_EVERY_MS = 500;
 
 /** Starts a deployment's processes on this machine, keeps them running, and ends them all. */
 export class Supervisor {
+  /** Resolves when none of its actors is left because nobody needs them any more. */
+  readonly retired: Promise<void>;
   readonly #options: SupervisorOptions;
   readonly #ports: SupervisorPorts;
-  readonly #roles: SupervisedRole[] = [];
+  readonly #roles = new Set<SupervisedRole>();
   readonly #stopRequested: Promise<never>;
+  /** Placements whose experts this supervisor has, or has had. */
+  readonly #epochs = new Set<number>();
   #requestStop: (error: RallyError) => void = () => undefined;
+  #settleRetired: () => void = () => undefined;
   #server: SupervisedServer | undefined;
-  #connection: ReturnType<typeof connectNats> | undefined;
+  #storeWatch: StoreWatch | undefined;
+  #connection: Promise<NatsConnection> | undefined;
   #nats: { readonly settings: NatsSettings; readonly description: NatsDescription } | undefined;
+  #placement: Placement | undefined;
   #stopping: Promise<void> | undefined;
 
   constructor(options: SupervisorOptions) {
     this.#options = options;
     this.#ports = { ...defaultPorts(), ...options.ports };
+    this.retired = new Promise((resolve) => (this.#settleRetired = resolve));
     this.#stopRequested = new Promise((_, reject) => (this.#requestStop = reject));
     this.#stopRequested.catch(() => undefined);
   }
 
   /** Known once `start` has resolved. */
   get nats(): { readonly settings: NatsSettings; readonly description: NatsDescription } {
-    if (this.#nats === undefined) throw new RallyError("closed", "the deployment has not been started");
-    return this.#nats;
+    return started(this.#nats);
+  }
+
+  /** The placement it started with. Known once `start` has resolved. */
+  get placement(): Placement {
+    return started(this.#placement);
   }
 
   get pids(): readonly number[] {
-    return this.#roles.flatMap(({ pid }) => (pid === undefined ? [] : [pid]));
+    return [...this.#roles].flatMap(({ pid }) => (pid === undefined ? [] : [pid]));
   }
 
   /** Resolves when every role is ready. On a failure, or `stop` meanwhile (`cancelled`), everything is ended first. */
   async start(): Promise<void> {
     try {
-      const { topology, trace = false } = this.#options;
-      const { deployment, modelDir, numShards } = topology;
-      const model = this.#ports.describeModel(modelDir, numShards);
+      const { topology, nats, trace = false } = this.#options;
+      checkTopology(topology);
+      const { deployment, modelDir } = topology;
+      const model = this.#ports.describeModel(modelDir);
       // Looked at once the server is there.
       model.catch(() => undefined);
-      const { nats } = this.#options;
       const { settings, source } =
         nats === undefined ? await this.#unlessStopped(this.#startServer()) : { settings: nats, source: "existing" };
-      const slots = roleSlots(topology, settings, trace);
       this.#connection = this.#ports.connect(settings, { name: `rally-supervisor-${deployment}` });
-      const { durable, serverVersion } = await this.#unlessStopped(this.#connection);
-      this.#nats = { settings, description: { url: withoutPassword(settings.url), version: serverVersion, source } };
+      const connection = await this.#unlessStopped(this.#connection);
+      this.#nats = { settings, description: describeServer(settings, connection.serverVersion, source) };
+      const placements = await this.#unlessStopped(openStore(connection, deployment));
+      this.#watchStore(placements);
       // Before any role reads it: one with another model's hash would send them away.
-      const placement = { deployment, ...(await this.#unlessStopped(model)) };
-      await this.#unlessStopped(ensurePlacement(durable, subjectsOf(deployment), placement));
-      this.#roles.push(...slots.map((slot) => this.#supervise(slot)));
-      for (const role of this.#roles) role.start();
-      await this.#unlessStopped(Promise.all(this.#roles.map(({ ready }) => ready)));
+      this.#placement = await this.#unlessStopped(
+        this.#place(connection, placements, await this.#unlessStopped(model)),
+      );
+      checkShards(this.#placement, this.#options.shards);
+      this.#add(attentionSlots(topology, settings, trace));
+      this.#host(this.#placement);
+      await this.#unlessStopped(Promise.all([...this.#roles].map(({ ready }) => ready)));
+      await this.#unlessStopped(this.#follow(placements));
     } catch (thrown) {
       await this.stop({ drain: false });
       throw thrown;
@@ -114,16 +138,19 @@ export class Supervisor {
 
   /** Every role's sums as of now; a role that is being restarted is left out. */
   async stats(): Promise<RoleStats[]> {
-    const stats = await Promise.all(this.#roles.map((role) => role.stats(ANSWER_LIMIT_MS)));
+    const stats = await Promise.all([...this.#roles].map((role) => role.stats(ANSWER_LIMIT_MS)));
     return stats.filter((answer) => answer !== undefined);
   }
 
   /** Trace events of all roles since the last call. */
   async trace(): Promise<TraceEvent[]> {
-    return (await Promise.all(this.#roles.map((role) => role.trace(TRACE_LIMIT_MS)))).flat();
+    return (await Promise.all([...this.#roles].map((role) => role.trace(TRACE_LIMIT_MS)))).flat();
   }
 
-  /** Ends everything, after finishing the requests in hand if `drain`. Safe to call twice. */
+  /**
+   * Ends everything, after finishing the requests in hand if `drain`. A drained deployment's server of our own stays until
+   * actors that others have brought have left it too. Safe to call twice.
+   */
   stop(options: { readonly drain: boolean }): Promise<void> {
     this.#requestStop(new RallyError("cancelled", "stopped while starting"));
     this.#stopping ??= this.#stop(options.drain);
@@ -137,17 +164,75 @@ export class Supervisor {
   }
 
   async #startServer(): Promise<{ readonly settings: NatsSettings; readonly source: string }> {
-    const { startServer, clock } = this.#ports;
+    const { startServer, clock, folder, kill } = this.#ports;
     const { storeDir, onEvent } = this.#options;
     this.#server = new SupervisedServer({
       startServer,
       clock,
+      folder,
+      kill,
       storeDir,
       progress: (text) => onEvent({ kind: "progress", source: "nats-server", text }),
       warning: (text) => onEvent({ kind: "warning", source: "nats-server", text }),
     });
     const { url, source } = await this.#server.start();
     return { settings: { url }, source };
+  }
+
+  #watchStore(placements: Placements): void {
+    const server = this.#server;
+    if (server === undefined) return;
+    this.#storeWatch = new StoreWatch({
+      clock: this.#ports.clock,
+      ask: () => placements.read("current"),
+      generation: () => server.numStarts,
+      silent: (why) => server.replace(why),
+    });
+  }
+
+  #place(
+    { bus }: NatsConnection,
+    placements: Placements,
+    model: { readonly modelHash: string; readonly numExperts: number },
+  ): Promise<Placement> {
+    const { topology, placement: source = "make" } = this.#options;
+    const { deployment, numShards } = topology;
+    const wanted = {
+      deployment,
+      modelHash: model.modelHash,
+      shards: shardSpecs(model, numShards).map(({ experts }) => experts),
+    };
+    return placementFor({ source, wanted, placements, others: () => others(bus, this.#ports.clock, deployment) });
+  }
+
+  /** Hosts the placements to come. */
+  async #follow(placements: Placements): Promise<void> {
+    const warn = (text: string) => this.#options.onEvent({ kind: "warning", source: "supervisor", text });
+    const host = (placement: Placement) => this.#host(placement);
+    await Promise.all([placements.watch("current", host, warn), placements.watch("next", host, warn)]);
+  }
+
+  #host({ epoch, shards, modelHash }: Placement): void {
+    const first = this.placement;
+    if (this.#stopping !== undefined || this.#epochs.has(epoch) || epoch < first.epoch) return;
+    // That another model is served, the actors find out by themselves.
+    if (modelHash !== first.modelHash) return;
+    const { topology, shards: chosen, trace = false } = this.#options;
+    const isFirst = epoch === first.epoch;
+    // What was chosen by number was chosen in the placement of that time.
+    if (chosen !== undefined && !isFirst) return;
+    this.#epochs.add(epoch);
+    const hosted = chosen ?? shards.map((_, shard) => shard);
+    const suffix = isFirst ? "" : `-e${epoch}`;
+    this.#add(expertSlots(topology, this.nats.settings, trace, { epoch, shards: hosted, suffix }));
+  }
+
+  #add(slots: readonly RoleSlot[]): void {
+    for (const slot of slots) {
+      const role = this.#supervise(slot);
+      this.#roles.add(role);
+      role.start();
+    }
   }
 
   #supervise(slot: RoleSlot): SupervisedRole {
@@ -163,6 +248,11 @@ export class Supervisor {
         warning: (source, text) => onEvent({ kind: "warning", source, text }),
         ready: (source) => onEvent({ kind: "ready", source }),
         failed: (source, error) => onEvent({ kind: "failed", source, error }),
+        retired: (role, text) => {
+          onEvent({ kind: "progress", source: role.name, text });
+          this.#roles.delete(role);
+          if (this.#roles.size === 0) this.#settleRetired();
+        },
       },
     });
   }
@@ -170,16 +260,33 @@ export class Supervisor {
   async #stop(drain: boolean): Promise<void> {
     // Attention actors need the experts to finish what they hold.
     for (const kind of ["attention", "expert"] as const) {
-      const roles = this.#roles.filter(({ role }) => role === kind);
+      const roles = [...this.#roles].filter(({ role }) => role === kind);
       await Promise.all(roles.map((role) => (drain ? role.drain(DRAIN_LIMIT_MS[kind]) : role.end())));
     }
     // What never started needs no ending.
     const connection = await this.#connection?.catch(() => undefined);
+    if (drain && this.#server !== undefined && connection !== undefined) {
+      await this.#quietly(this.#untilAlone(connection));
+    }
+    this.#storeWatch?.stop();
     if (this.#options.removeAtStop === true && connection !== undefined) {
       await this.#quietly(removeStreams(connection.durable, subjectsOf(this.#options.topology.deployment)));
     }
     await this.#quietly(connection?.close());
     await this.#quietly(this.#server?.stop());
+  }
+
+  /** Whoever joined needs the server, which ends with this process. */
+  async #untilAlone({ bus }: NatsConnection): Promise<void> {
+    const { clock } = this.#ports;
+    const { onEvent, topology } = this.#options;
+    for (let isTold = false; ; isTold = true) {
+      const left = await others(bus, clock, topology.deployment);
+      if (left.length === 0) return;
+      const text = `${left.length} actors that joined still use this nats-server: it stays until they have left, too`;
+      if (!isTold) onEvent({ kind: "warning", source: "supervisor", text });
+      await new Promise<void>((resolve) => clock.after(ALONE_EVERY_MS, resolve));
+    }
   }
 
   async #quietly(work: Promise<void> | undefined): Promise<void> {
@@ -204,13 +311,29 @@ function defaultPorts(): SupervisorPorts {
     launch: forkLauncher(),
     connect: connectNats,
     startServer: startNatsServer,
-    async describeModel(modelDir, numShards) {
-      const [config, modelHash] = await Promise.all([loadConfig(modelDir), hashModel(modelDir)]);
-      return { modelHash, shards: shardSpecs(config, numShards).map(({ experts }) => experts) };
+    folder: storeFolder,
+    kill(pid, signal) {
+      try {
+        process.kill(pid, signal);
+      } catch {
+        // It has ended in the meantime.
+      }
+    },
+    async describeModel(modelDir) {
+      const [{ numExperts }, modelHash] = await Promise.all([loadConfig(modelDir), hashModel(modelDir)]);
+      return { modelHash, numExperts };
     },
   };
 }
 
-function withoutPassword(url: string): string {
-  return url.replaceAll(/\/\/[^@/]*@/g, "//");
+/** All of it, so that a store without room is found out before any actor starts. */
+async function openStore({ durable }: NatsConnection, deployment: string): Promise<Placements> {
+  const subjects = subjectsOf(deployment);
+  await Promise.all([openRequestQueue(durable, subjects), openTokenLog(durable, subjects)]);
+  return await Placements.open(durable, subjects);
+}
+
+function started<T>(value: T | undefined): T {
+  if (value === undefined) throw new RallyError("closed", "the deployment has not been started");
+  return value;
 }

@@ -31,7 +31,7 @@ const ATTENTION_DEFAULTS = {
   maxSequences: 64,
   prefillTokens: 256,
   dispatchTimeoutMs: 1_000,
-  appendsPerSecond: 1_000,
+  appendsPerSecond: 400,
 } as const;
 
 const EXPERT_DEFAULTS = { maxWaitingBatches: 256 } as const;
@@ -43,37 +43,63 @@ export interface RoleSlot {
   settings(id: string): RoleSettings;
 }
 
-export function roleSlots(topology: Topology, nats: NatsSettings, trace: boolean): RoleSlot[] {
-  checkTopology(topology);
-  const { deployment, modelDir, numAttention, numShards, numReplicas, microBatches, wireDtype } = topology;
-  const common = { deployment, nats, modelDir, numShards, trace };
-  const slots: RoleSlot[] = [];
-  for (let i = 0; i < numAttention; i++) {
-    slots.push({
+/** Attention actors know no shards: what there is to dispatch to, the placement says. */
+export function attentionSlots(topology: Topology, nats: NatsSettings, trace: boolean): RoleSlot[] {
+  const { deployment, modelDir, numAttention, microBatches, wireDtype } = topology;
+  return Array.from({ length: numAttention }, (_, i) => ({
+    role: "attention",
+    name: `attention-${i}`,
+    settings: (id) => ({
       role: "attention",
-      name: `attention-${i}`,
-      settings: (id) => ({ role: "attention", id, ...common, microBatches, wireDtype, ...ATTENTION_DEFAULTS }),
-    });
-  }
-  for (let shard = 0; shard < numShards; shard++) {
-    for (let replica = 0; replica < numReplicas; replica++) {
-      slots.push({
-        role: "expert",
-        name: numReplicas === 1 ? `expert-${shard}` : `expert-${shard}-${replica}`,
-        settings: (id) => ({ role: "expert", id, ...common, shard, ...EXPERT_DEFAULTS }),
-      });
-    }
-  }
-  return slots;
+      id,
+      deployment,
+      nats,
+      modelDir,
+      trace,
+      microBatches,
+      wireDtype,
+      ...ATTENTION_DEFAULTS,
+    }),
+  }));
 }
 
-function checkTopology(topology: Topology): void {
+/** `shards` of one placement, each `numReplicas` times; `suffix` tells their names from those of another placement. */
+export function expertSlots(
+  topology: Topology,
+  nats: NatsSettings,
+  trace: boolean,
+  placed: { readonly epoch: number; readonly shards: readonly number[]; readonly suffix: string },
+): RoleSlot[] {
+  const { deployment, modelDir, numReplicas } = topology;
+  const { epoch, suffix } = placed;
+  return placed.shards.flatMap((shard) =>
+    Array.from({ length: numReplicas }, (_, replica): RoleSlot => ({
+      role: "expert",
+      name: `expert-${shard}${numReplicas === 1 ? "" : `-${replica}`}${suffix}`,
+      settings: (id) => ({
+        role: "expert",
+        id,
+        deployment,
+        nats,
+        modelDir,
+        trace,
+        epoch,
+        shard,
+        ...EXPERT_DEFAULTS,
+      }),
+    })),
+  );
+}
+
+export function checkTopology(topology: Topology): void {
   checkName("deployment", topology.deployment);
   for (const field of ["numAttention", "numShards", "numReplicas", "microBatches"] as const) {
     const found = topology[field];
     const limit = TOPOLOGY_LIMITS[field];
-    if (found === "auto" || (Number.isInteger(found) && found >= 1 && found <= limit)) continue;
-    throw new RallyError("bad-settings", `${field} must be an integer from 1 to ${limit}, found ${found}`, {
+    // Who joins need not bring attention actors.
+    const least = field === "numAttention" ? 0 : 1;
+    if (found === "auto" || (Number.isInteger(found) && found >= least && found <= limit)) continue;
+    throw new RallyError("bad-settings", `${field} must be an integer from ${least} to ${limit}, found ${found}`, {
       field,
       found,
       limit,

@@ -2,9 +2,12 @@
  * Decode throughput of a one-process loop over the stages, seeded random weights of the bundled model's dimensions. Compiled, then
  * `node <dist>/test/bench/forward.js [numThreads…]`; prints tokens/s at 1, 8 and 32 sequences and where the time goes.
  */
+import { spawnSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
+import { withHugePages } from "../../infra/huge-pages.ts";
 import { loadConfig, openAttentionStages, openFfnShard, shardSpecs } from "../../models/load.ts";
 import { Forward } from "../support/forward.ts";
 import { BUNDLED_DIMENSIONS, writeRandomCheckpoint } from "../support/random-checkpoint.ts";
@@ -85,4 +88,9 @@ function ms(value: number): string {
   return `${value.toFixed(2)} ms`;
 }
 
-await main();
+const env = withHugePages(process.env);
+if (env["GLIBC_TUNABLES"] === process.env["GLIBC_TUNABLES"]) await main();
+else {
+  const again = [fileURLToPath(import.meta.url), ...process.argv.slice(2)];
+  process.exitCode = spawnSync(process.execPath, again, { env, stdio: "inherit" }).status ?? 1;
+}

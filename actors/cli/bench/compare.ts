@@ -2,7 +2,7 @@ import { RallyClient } from "../../client/rally-client.ts";
 import type { NatsSettings } from "../../../infra/nats-settings.ts";
 import type { AttentionSettings, RoleStats } from "../../protocol/role.ts";
 import { Supervisor } from "../../supervisor/supervisor.ts";
-import { roleSlots, type Topology } from "../../supervisor/topology.ts";
+import { attentionSlots, type Topology } from "../../supervisor/topology.ts";
 import { afdRound } from "./afd.ts";
 import { type Figures, figuresOfRounds, type TokenTimes } from "./figures.ts";
 import { Monolith } from "./monolith.ts";
@@ -79,7 +79,7 @@ function medianShares(rounds: readonly (readonly [RoleStats[], RoleStats[]])[]):
 
 /** One shard that holds every expert, one micro-batch: nothing to overlap with. */
 function monolithSettings(topology: Topology): AttentionSettings {
-  const alone: Topology = { ...topology, numAttention: 1, numShards: 1, numReplicas: 1, microBatches: 1 };
-  const [slot] = roleSlots(alone, { url: "" }, false);
+  const alone: Topology = { ...topology, numAttention: 1, microBatches: 1 };
+  const [slot] = attentionSlots(alone, { url: "" }, false);
   return slot?.settings("monolith") as AttentionSettings;
 }

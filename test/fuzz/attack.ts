@@ -1,0 +1,217 @@
+import { expect } from "vitest";
+import { batchCheck, resultCheck } from "../../actors/protocol/checksum.ts";
+import { decodeLogEvent } from "../../actors/protocol/decode.ts";
+import { encode } from "../../infra/codec.ts";
+import { RallyError } from "../../infra/errors.ts";
+import { toWireF32, toWireI32 } from "../../infra/tensor.ts";
+import { fakeConfig } from "../support/fake-model.ts";
+import { EPOCH, type FuzzDeployment } from "../support/fuzz-deployment.ts";
+import { MESSAGES } from "../support/messages.ts";
+import { type FuzzRandom, mutateBytes, mutateMessage } from "../support/mutations.ts";
+import { type Crowd, GIVE_UP_MS, SPEAKERS, Watched } from "./crowd.ts";
+
+/** Each log is written to so often; then another request's turn comes. */
+const HITS_PER_VICTIM = 4;
+const MOST_JOBS = 300;
+const MS_PER_TURN = 20;
+
+const REQUEST = encode({ ...MESSAGES.request, deadline: 2 ** 50 });
+const { hiddenSize, topK } = fakeConfig;
+const position = { passId: 7, microBatch: 0, layer: 1, part: 0, attempt: 0 } as const;
+const batch = {
+  ...MESSAGES.activations,
+  ...position,
+  epoch: EPOCH,
+  attentionId: "a0",
+  deadline: 2 ** 50,
+  hidden: toWireF32(new Float32Array(3 * hiddenSize).fill(2), [3, hiddenSize], "f32"),
+  expertIds: toWireI32(new Int32Array(3 * topK).fill(1), [3, topK]),
+  expertWeights: toWireF32(new Float32Array(3 * topK).fill(0.5), [3, topK], "f32"),
+};
+const BATCH = { ...batch, check: batchCheck(batch) };
+const answer = {
+  ...MESSAGES.result,
+  ...position,
+  output: toWireF32(new Float32Array(3 * hiddenSize), [3, hiddenSize], "f32"),
+};
+const ANSWER = { ...answer, check: resultCheck(answer) };
+const LOG_EVENTS = [MESSAGES.tokens, MESSAGES.completed, MESSAGES.failed, MESSAGES.cancelled];
+const HEADS = [BATCH, ANSWER, MESSAGES.refused, MESSAGES.expert].map((message) => Uint8Array.from(encode(message)));
+
+/** Writes whatever to wherever anybody may. */
+export class Attack {
+  readonly #deployment: FuzzDeployment;
+  readonly #crowd: Crowd;
+  readonly #random: FuzzRandom;
+  /** A request whose own log is written to: it may fare badly, but it must end. */
+  #victim: Watched | undefined;
+  #hits = 0;
+  #ending: Watched[] = [];
+  numVictims = 0;
+  numUnharmed = 0;
+  readonly #weapons: readonly ((number: number) => Promise<void> | void)[];
+
+  constructor(deployment: FuzzDeployment, crowd: Crowd, random: FuzzRandom) {
+    this.#deployment = deployment;
+    this.#crowd = crowd;
+    this.#random = random;
+    const { bus, subjects } = deployment;
+    const publish = (subject: string, payload: Uint8Array) =>
+      bus.publish(subject, payload, random.below(3) === 0 ? random.pick(["fuzz.inbox", subject, "nobody"]) : undefined);
+    bus.subscribe("fuzz.inbox", () => undefined);
+    this.#weapons = [
+      (number) => this.#request(number),
+      () => this.#tokens(),
+      () => publish(subjects.cancel(this.#name()), random.bytes(random.below(20))),
+      () => publish(subjects.ffn(random.below(2), random.pick(["", "e0", "e1"]) || undefined), this.#batch()),
+      () => publish(this.#answerSubject(), this.#answer()),
+      () => publish(random.pick([subjects.experts, subjects.probe(), subjects.probe("e0")]), this.#any()),
+      () => this.#placement(),
+      () =>
+        publish(`$SRV.${random.pick(["PING", "INFO", "STATS"])}${random.pick(["", ".rally-attention"])}`, this.#any()),
+    ];
+  }
+
+  async message(number: number): Promise<void> {
+    await this.#random.pick(this.#weapons)(number);
+  }
+
+  /** Ends for everybody, one way or another. */
+  async settled(): Promise<void> {
+    if (this.#victim !== undefined) this.#ending.push(this.#victim);
+    for (let ms = 0; this.#ending.length > 0; ms += 100) {
+      if (ms > GIVE_UP_MS) throw new Error(`${this.#ending[0]?.requestId} does not end`);
+      await this.#deployment.turn(100);
+      this.#dismiss();
+    }
+  }
+
+  async #request(number: number): Promise<void> {
+    const { queue } = this.#deployment;
+    const random = this.#random;
+    // Now and then another request under the id of one that is being served, or was.
+    const taken = {
+      ...MESSAGES.request,
+      requestId: `bystander-${1 + random.below(this.#crowd.numStarted)}`,
+      deployment: "d",
+      deadline: 2 ** 50,
+    };
+    const payload = random.below(50) === 0 ? encode({ ...taken, stop: ["x"] }) : mutateMessage(REQUEST, random);
+    // A full queue would refuse everybody, as it must; this is not about that.
+    while ((await queue.depth()) > MOST_JOBS) await this.#deployment.turn(MS_PER_TURN);
+    try {
+      await queue.put(`fuzz ${number}`, payload);
+    } catch (thrown) {
+      if (RallyError.from(thrown).code !== "overloaded") throw thrown;
+    }
+  }
+
+  /** Foreign entries in the log of a request that is being served. */
+  async #tokens(): Promise<void> {
+    const { client, log, subjects } = this.#deployment;
+    const random = this.#random;
+    this.#dismiss();
+    if (this.#victim === undefined || this.#hits >= HITS_PER_VICTIM) {
+      if (this.#victim !== undefined) this.#ending.push(this.#victim);
+      const { options, tokens } = random.pick(SPEAKERS);
+      const requestId = `victim-${++this.numVictims}`;
+      this.#victim = new Watched(client.generate({ ...options, requestId, deadlineMs: 60_000 }), tokens);
+      this.#hits = 0;
+    }
+    const { requestId: attacked } = this.#victim;
+    this.#hits++;
+    const event = { ...random.pick(LOG_EVENTS), requestId: random.pick([attacked, "r"]) };
+    const subject = subjects.tokens(attacked);
+    const last = (await log.read(subject)).at(-1)?.seq ?? 0;
+    const id = `fuzz ${attacked} ${this.#hits}`;
+    const payload = mutateMessage(encode(event), random);
+    this.#victim.isForged ||= isEventOf(attacked, payload);
+    await log.append(subject, payload, { id, expectedLastSeq: last });
+  }
+
+  #dismiss(): void {
+    for (const { outcome, isForged, tokens, requestId } of this.#ending) {
+      if (outcome === undefined || isForged) continue;
+      // Nothing that could be taken for its owner's word was said.
+      if (outcome instanceof RallyError) throw new Error(`${requestId} failed`, { cause: outcome });
+      expect(outcome.tokenIds).toEqual(tokens);
+      this.numUnharmed++;
+    }
+    this.#ending = this.#ending.filter(({ outcome }) => outcome === undefined);
+  }
+
+  #batch(): Uint8Array {
+    const random = this.#random;
+    if (random.below(3) > 0) return mutateMessage(random.pick(HEADS), random);
+    // Well-formed and intact, but for another model, layer, time or place.
+    const odd = {
+      ...BATCH,
+      layer: random.below(6),
+      epoch: random.pick([EPOCH, EPOCH, 0, 9]),
+      microBatch: random.below(70_000),
+      deadline: random.pick([0, 2 ** 50]),
+      deployment: random.pick(["d", "e"]),
+      attentionId: random.pick(["a0", "a1"]),
+      expertIds: toWireI32(
+        Int32Array.from({ length: 3 * topK }, () => random.below(6) - 1),
+        [3, topK],
+      ),
+      hidden: toWireF32(
+        new Float32Array(3 * hiddenSize).fill(random.pick([1, Number.NaN, Infinity])),
+        random.pick([
+          [3, hiddenSize],
+          [hiddenSize, 3],
+        ]),
+        random.pick(["f32", "f16", "int8-row"]),
+      ),
+    };
+    return encode({ ...odd, check: batchCheck(odd) });
+  }
+
+  #answer(): Uint8Array {
+    const random = this.#random;
+    if (random.below(3) > 0) return mutateMessage(random.pick(HEADS), random);
+    const odd = {
+      ...ANSWER,
+      microBatch: random.below(3),
+      layer: random.below(4),
+      shard: random.below(4),
+      part: random.below(3),
+    };
+    return encode({ ...odd, check: resultCheck(odd) });
+  }
+
+  #answerSubject(): string {
+    const { subjects } = this.#deployment;
+    const random = this.#random;
+    const known = subjects.act("a0", random.below(3), random.pick(["", "e0", "x"]) || undefined);
+    return random.below(4) === 0 ? `${known}.${this.#name()}` : known;
+  }
+
+  async #placement(): Promise<void> {
+    const { placements } = this.#deployment;
+    const random = this.#random;
+    const bytes = mutateMessage(Uint8Array.from(encode(MESSAGES.placement)), random);
+    await placements.put(random.pick(["current", "next"]), bytes);
+  }
+
+  #any(): Uint8Array {
+    return mutateBytes(this.#random.pick(HEADS), this.#random);
+  }
+
+  /** Of no request that anybody makes. */
+  #name(): string {
+    const letters = Array.from({ length: 1 + this.#random.below(70) }, () =>
+      this.#random.pick(["a", "Z", "0", "-", "$", "é"]),
+    );
+    return letters.join("");
+  }
+}
+
+function isEventOf(requestId: string, payload: Uint8Array): boolean {
+  try {
+    return decodeLogEvent(payload).requestId === requestId;
+  } catch {
+    return false;
+  }
+}
