@@ -34,13 +34,19 @@ export interface AdmissionOptions {
   readonly appendsPerSecond: number;
   /** Owners that a request may lose in a row, none of which got a token out of it, before it is taken for poison. */
   readonly maxLostOwners?: number;
+  /** How long so many tokens will take a request that begins now; 0 if there is nothing to fear. */
+  readonly msFor: (numTokens: number) => number;
   readonly warn: (text: string) => void;
 }
 
 /** How long the queue keeps a request that could not be taken just now. */
 export const COME_BACK_MS = 250;
+const RETRY_AFTER_MS = 1_000;
 const MAX_LOST_OWNERS = 3;
-/** After so many it is suspected, and given one more try, alone: until now others may have been to blame. */
+/**
+ * After so many it is suspected, and gets one more try, as the only suspect of its owner. Others that run with it are not blamed
+ * if that is lost too: they have got tokens since they were taken, or are not suspected yet.
+ */
 const SUSPECT_AFTER = 2;
 /** Deliveries that did not even get to a claim have mostly failed for want of a store, so many of them are borne. */
 const DELIVERIES_PER_LOST_OWNER = 10;
@@ -150,6 +156,11 @@ export class Admission {
     if (poison !== undefined) return owned.fail(poison);
     if (this.#cancels.has(requestId)) return owned.cancel();
     if (request.deadline <= clock.now()) return owned.fail(deadlineExceeded(request));
+    const neededMs = this.#options.msFor(request.maxTokens);
+    // Computed in vain, it would cost others their time too: under overload nobody would be served.
+    if (logged.tokenIds.length === 0 && request.deadline < clock.now() + neededMs) {
+      return owned.fail(tooLate(neededMs));
+    }
     try {
       engine.admit({
         key,
@@ -158,7 +169,6 @@ export class Admission {
         maxTokens: request.maxTokens,
         sampling: request.sampling,
         logprobs: request.logprobs,
-        isSuspect,
       });
     } catch (thrown) {
       owned.fail(RallyError.from(thrown));
@@ -237,4 +247,11 @@ function numLostOwners({ delivery }: Job, { lastSeq, numIdleClaims }: Logged): n
   if (delivery === 1) return 0;
   // The first owner claims nothing.
   return lastSeq > 0 ? numIdleClaims + 1 : Math.floor(delivery / DELIVERIES_PER_LOST_OWNER);
+}
+
+function tooLate(neededMs: number): RallyError {
+  return new RallyError("overloaded", "there is too much to do for it to be done by its deadline", {
+    neededMs: Math.ceil(neededMs),
+    retryAfterMs: RETRY_AFTER_MS,
+  });
 }

@@ -8,10 +8,11 @@ import { Cancels } from "./cancels.ts";
 import { endUnserved, type UnservedEnding } from "./ending.ts";
 import { deadlineExceeded } from "./owned-request.ts";
 import { OwnedRequests } from "./owned-requests.ts";
+import { Pace } from "./pace.ts";
 import { QueueDeadlines } from "./queue-deadlines.ts";
 import type { EngineToken } from "./sequence.ts";
 
-export interface AttentionActorOptions extends AdmissionOptions {
+export interface AttentionActorOptions extends Omit<AdmissionOptions, "msFor"> {
   readonly bus: Bus;
   readonly queue: WorkQueue;
   readonly maxSequences: number;
@@ -21,6 +22,7 @@ export interface AttentionActorOptions extends AdmissionOptions {
 const PULL_WAIT_MS = 1000;
 /** An event loop that is busy for three quarters of the ack wait loses nothing yet. */
 const KEEP_ALIVES_PER_WAIT = 4;
+const BUSY_SHARE = 0.75;
 /** Few at a time, so that a burst spreads over all attention actors that have room. */
 const MAX_PULL = 4;
 
@@ -33,6 +35,7 @@ export class AttentionActor {
   readonly #owned = new OwnedRequests();
   readonly #cancels: Cancels;
   readonly #admission: Admission;
+  readonly #pace: Pace;
   readonly #queueDeadlines: QueueDeadlines;
   readonly #subscriptions: readonly Subscription[];
   #keepAlive: Timer | undefined;
@@ -44,7 +47,12 @@ export class AttentionActor {
   constructor(options: AttentionActorOptions) {
     this.#options = options;
     this.#cancels = new Cancels(options.clock, (requestId) => void this.#endUnowned(requestId, { kind: "cancelled" }));
-    this.#admission = new Admission(options, this.#owned, this.#cancels);
+    this.#pace = new Pace(options.clock);
+    this.#admission = new Admission(
+      { ...options, msFor: (numTokens) => this.#msFor(numTokens) },
+      this.#owned,
+      this.#cancels,
+    );
     this.#queueDeadlines = new QueueDeadlines({
       queue: options.queue,
       clock: options.clock,
@@ -94,12 +102,19 @@ export class AttentionActor {
 
   /** From the engine. */
   tokens(tokens: readonly EngineToken[]): void {
+    this.#pace.tokens(tokens.length);
     for (const token of tokens) this.#owned.withKey(token.key)?.token(token);
   }
 
   /** From the engine. */
   failed(key: number, error: RallyError): void {
     this.#owned.withKey(key)?.fail(error);
+  }
+
+  /** How long a request takes for so many tokens as things are; 0 unless most places are taken, as then it hardly waited. */
+  #msFor(numTokens: number): number {
+    const { size } = this.#owned;
+    return size < BUSY_SHARE * this.#options.maxSequences ? 0 : this.#pace.msFor(numTokens, size);
   }
 
   async #pull(): Promise<void> {

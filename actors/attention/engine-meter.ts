@@ -1,7 +1,7 @@
 import type { Clock } from "../../infra/clock.ts";
 import type { TraceBuffer } from "../protocol/trace-buffer.ts";
-import type { ComputeObserver } from "./engine.ts";
-import type { HopObserver } from "./remote-ffn.ts";
+import type { ComputeObserver } from "./engine-options.ts";
+import type { HopObserver } from "./hop-observer.ts";
 
 type Hop = Parameters<HopObserver["hop"]>[0];
 

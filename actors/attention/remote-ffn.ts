@@ -8,33 +8,18 @@ import type { ExpertResult } from "../protocol/messages.ts";
 import { Credits } from "./credits.ts";
 import { bytesPerRow, splitRows } from "./dispatch.ts";
 import { combine, type FfnSide, type Trip } from "./ffn-side.ts";
+import type { HopObserver } from "./hop-observer.ts";
 import { OutputBuffers } from "./output-buffers.ts";
-import type { Replica, Send } from "./replicas.ts";
+import type { Replica } from "./replicas.ts";
 import { isPassing, MAX_REFUSALS, retryAfterMs } from "./retry.ts";
 import { Sender, type SenderOptions } from "./sender.ts";
-import { createVisit, type Leg, type Visit } from "./visit.ts";
+import { createVisit, dueAt, type Leg, putOff, sendOf, type Visit } from "./visit.ts";
 
 export interface RemoteFfnOptions extends SenderOptions {
   readonly epoch: () => number;
   /** Parts in flight per shard; more wait here. */
   readonly creditsPerShard: number;
   readonly observe: HopObserver;
-}
-
-/** Told of every finished hop; times in milliseconds of `clock.elapsed()`. */
-export interface HopObserver {
-  hop(hop: {
-    readonly microBatch: number;
-    readonly layer: number;
-    readonly shard: number;
-    readonly sentAt: number;
-    readonly answeredAt: number;
-    readonly expertMs: number;
-    readonly bytes: number;
-  }): void;
-  /** A dispatch was sent once more: refused, unanswered, or late and another replica asked too. */
-  retry(): void;
-  badMessage(reason: string): void;
 }
 
 /** One timer for all trips: a timer for each would cost more than the trip's messages. */
@@ -192,7 +177,7 @@ export class RemoteFfn implements FfnSide {
     if (!isPassing(error.code) && ++leg.numRefusals >= MAX_REFUSALS) return this.#fail(leg.visit, error);
     leg.tried.push(expertId);
     if (this.#sender.sendElsewhere(leg)) return;
-    wait(leg, clock.elapsed() + retryAfterMs(error));
+    putOff(leg, clock.elapsed() + retryAfterMs(error));
   }
 
   /** The placement has changed: what shards have answered so far may not add up with what others answer now. */
@@ -224,7 +209,7 @@ export class RemoteFfn implements FfnSide {
     for (const leg of this.#underWay()) {
       if (leg.shard !== Number(shard) || leg.sends.at(-1)?.replica !== undefined) continue;
       leg.isUnheard = true;
-      wait(leg, retryAt);
+      putOff(leg, retryAt);
     }
   }
 
@@ -269,7 +254,7 @@ export class RemoteFfn implements FfnSide {
     }
     if (this.#visits.size === 0) return;
     let due = Infinity;
-    for (const leg of this.#underWay()) due = Math.min(due, leg.retryAt, leg.isLate ? Infinity : leg.lateAt);
+    for (const leg of this.#underWay()) due = Math.min(due, dueAt(leg));
     this.#timer = clock.after(Math.min(TICK_MS, Math.max(1, due - now)), () => this.#tick());
   }
 
@@ -279,15 +264,4 @@ export class RemoteFfn implements FfnSide {
       for (const leg of visit.legs) if (!leg.answered && leg.retryAt !== Infinity) yield leg;
     }
   }
-}
-
-/** It was refused, or nobody was there: it is sent again then, to any replica. */
-function wait(leg: Leg, retryAt: number): void {
-  leg.retryAt = retryAt;
-  leg.lateAt = Infinity;
-  leg.tried.length = 0;
-}
-
-function sendOf(leg: Leg, attempt: number): Send | undefined {
-  return leg.sends.find((send) => send.attempt === attempt);
 }

@@ -13,8 +13,7 @@ export interface RosterChange {
 
 /**
  * Which of the engine's sequences hold KV slots and which wait: the oldest that fit into `maxTokens` together, always at least
- * one. When they grow beyond, the youngest give way, and come back by prefilling what they had. One that must run alone has the
- * engine to itself until its first token.
+ * one. When they grow beyond, the youngest give way, and come back by prefilling what they had.
  */
 export class Roster {
   readonly #maxTokens: number;
@@ -62,11 +61,6 @@ export class Roster {
   }
 
   #tooMany(): Sequence[] {
-    const alone = this.#alone();
-    if (alone !== undefined)
-      return byAge(this.#running)
-        .filter((sequence) => sequence !== alone)
-        .toReversed();
     let numTokens = this.#numTokens();
     const preempt: Sequence[] = [];
     if (numTokens <= this.#maxTokens) return preempt;
@@ -79,8 +73,6 @@ export class Roster {
   }
 
   #next(): Sequence[] {
-    const alone = this.#alone();
-    if (alone !== undefined) return this.#running.has(alone.request.key) ? [] : [alone];
     const start: Sequence[] = [];
     let needed = this.#numTokens() + HEADROOM * this.#running.size;
     for (const sequence of byAge(this.#waiting)) {
@@ -90,19 +82,6 @@ export class Roster {
       start.push(sequence);
     }
     return start;
-  }
-
-  /** The oldest that must run alone and has no token yet. */
-  #alone(): Sequence | undefined {
-    let oldest: Sequence | undefined;
-    for (const sequences of [this.#running, this.#waiting]) {
-      for (const sequence of sequences.values()) {
-        const { request, tokenIds } = sequence;
-        if (!request.isSuspect || tokenIds.length > request.tokenIds.length) continue;
-        if (oldest === undefined || request.key < oldest.request.key) oldest = sequence;
-      }
-    }
-    return oldest;
   }
 
   #numTokens(): number {

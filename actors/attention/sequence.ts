@@ -13,8 +13,6 @@ export interface EngineRequest {
   readonly sampling: SamplingParams;
   /** Alternatives to report per token; undefined: no logprobs. */
   readonly logprobs: number | undefined;
-  /** Its owners keep dying: until its first token nothing else runs, so that nobody else can be blamed, or harmed. */
-  readonly isSuspect?: boolean;
 }
 
 /** What the engine reports of one token: `index` counts output tokens. */

@@ -89,3 +89,20 @@ export function createVisit(
   }
   return visit;
 }
+
+/** It was refused, or nobody was there: it is sent again then, to any replica. */
+export function putOff(leg: Leg, retryAt: number): void {
+  leg.retryAt = retryAt;
+  leg.lateAt = Infinity;
+  leg.tried.length = 0;
+}
+
+export function sendOf(leg: Leg, attempt: number): Send | undefined {
+  return leg.sends.find((send) => send.attempt === attempt);
+}
+
+/** When a leg that is under way has to be looked at again. */
+export function dueAt(leg: Leg): number {
+  // One that is late already is looked at as often as any.
+  return leg.isLate ? leg.retryAt : Math.min(leg.retryAt, leg.lateAt);
+}

@@ -13,6 +13,11 @@ import type { RequestRecord } from "./request-record.ts";
 /** The victim's requests are looked for until its messages have arrived. */
 const RESUME_EVERY_MS = 100;
 
+interface Course {
+  readonly wait: () => Promise<void>;
+  readonly over: () => void;
+}
+
 /** Faults of clients: ones that crash, ones that stop reading. Their requests are the oracle's like all others. */
 export class ClientFaults {
   readonly #options: InjectorOptions;
@@ -21,15 +26,16 @@ export class ClientFaults {
     this.#options = options;
   }
 
-  /** What was done, in words. */
-  inject(fault: FaultOf<"client">, signal: AbortSignal): Promise<string> {
+  /** Resolves, with what was done in words, when the victim's requests have ended; `over` is called when its misery has. */
+  inject(fault: FaultOf<"client">, signal: AbortSignal, over: () => void): Promise<string> {
     const { durationMs, requests } = fault.numbers;
+    const wait = () => pause(this.#options.clock, durationMs, signal);
     return fault.kind === "client-crash"
-      ? this.#crash(requests, durationMs, signal)
-      : this.#stopReading(requests, durationMs, signal);
+      ? this.#crash(requests, { wait, over }, signal)
+      : this.#stopReading(requests, { wait, over }, signal);
   }
 
-  async #crash(count: number, afterMs: number, signal: AbortSignal): Promise<string> {
+  async #crash(count: number, { wait, over }: Course, signal: AbortSignal): Promise<string> {
     const { target, load, clock } = this.#options;
     const child = fork(compiledFile("actors/chaos/client-worker"), { stdio: ["ignore", "ignore", "inherit", "ipc"] });
     try {
@@ -41,8 +47,9 @@ export class ClientFaults {
       };
       child.send(orders);
       await sent(child);
-      await pause(clock, afterMs, signal);
+      await wait();
       child.kill("SIGKILL");
+      over();
       await Promise.all(
         taken.map(async ({ record, options }) => {
           // One whose message was lost with its client is sent again; under the same id that is no second request.
@@ -56,7 +63,7 @@ export class ClientFaults {
     }
   }
 
-  async #stopReading(count: number, ms: number, signal: AbortSignal): Promise<string> {
+  async #stopReading(count: number, { wait, over }: Course, signal: AbortSignal): Promise<string> {
     const { target, load, clock, seed } = this.#options;
     const [upstream] = serverAddresses(target.nats);
     const proxy = await NatsProxy.listen({
@@ -73,8 +80,9 @@ export class ClientFaults {
       });
       await pause(clock, RESUME_EVERY_MS, signal);
       const heal = proxy.inject({ kind: "partition", direction: "from-server" });
-      await pause(clock, ms, signal);
+      await wait();
       heal();
+      over();
       await Promise.all(following);
       return `${count} requests of its own`;
     } finally {

@@ -57,7 +57,7 @@ export class Injector {
     } catch (thrown) {
       injected.note = `the harness: ${RallyError.from(thrown).message}`;
     }
-    injected.healedMs = this.#options.load.elapsedMs;
+    injected.healedMs ??= this.#options.load.elapsedMs;
   }
 
   /** Why it did not strike, if so. */
@@ -91,7 +91,9 @@ export class Injector {
       await this.#broker(fault, broker.pid, signal);
     } else if (isIn(fault, "client")) {
       begin();
-      injected.note = await this.#clients.inject(fault, signal);
+      injected.note = await this.#clients.inject(fault, signal, () => {
+        injected.healedMs = this.#options.load.elapsedMs;
+      });
     } else {
       begin();
       injected.note = await this.#messages.inject(fault);

@@ -42,7 +42,7 @@ export function faultBands(
   return faults
     .map((fault) => {
       const [from, to] = span(fault, x);
-      return `<rect x="${px(from)}" y="${top}" width="${px(Math.max(1.2, to - from))}" height="${bottom - top}" fill="${colourOf(fault)}" opacity="0.16"><title>${faultTitle(fault)}</title></rect>`;
+      return `<rect x="${px(from)}" y="${top}" width="${px(Math.max(1.2, to - from))}" height="${bottom - top}" fill="${colourOf(fault)}" opacity="0.13"><title>${faultTitle(fault)}</title></rect>`;
     })
     .join("");
 }

@@ -4,19 +4,24 @@ import { faultBands, LEFT, RIGHT, timeAxis, timeScale, WIDTH } from "./plot.ts";
 import { duration, escaped, px, type Scale } from "./svg.ts";
 
 const TOP = 10;
-const NOTABLE_GAP_MS = 250;
-const LONG_GAP_MS = 1_000;
+/** Silences: so many milliseconds, and so many times the usual gap, at least. */
+const NOTABLE = { ms: 250, times: 4 };
+const LONG = { ms: 1_000, times: 10 };
 
 /** Every stream as a bar, those that ran at the same time below each other; silences are gaps in the bar. */
 export function streamsChart({ records, chaos, injected, findings }: ScenarioResult): string {
   const x = timeScale(chaos.elapsedMs);
+  const silence = {
+    notableMs: Math.max(NOTABLE.ms, NOTABLE.times * chaos.gapMs.p50),
+    longMs: Math.max(LONG.ms, LONG.times * chaos.gapMs.p50),
+  };
   const lanes = packed(records, chaos.elapsedMs);
   const row = lanes.length > 24 ? 7 : 12;
   const bottom = TOP + lanes.length * row + 4;
   const broken = new Set(findings.flatMap(({ requestId }) => requestId ?? []));
   const bars = lanes.flatMap((lane, i) =>
     lane.map((record) =>
-      stream(record, x, { y: TOP + i * row, height: row - 3 }, { broken, elapsedMs: chaos.elapsedMs }),
+      stream(record, x, { y: TOP + i * row, height: row - 3 }, { broken, elapsedMs: chaos.elapsedMs, ...silence }),
     ),
   );
   const struck = injected.filter(({ skipped }) => skipped === undefined);
@@ -25,14 +30,21 @@ ${faultBands(struck, x, { top: TOP, bottom })}${bars.join("")}
 <text x="${LEFT - 8}" y="${TOP + 12}" text-anchor="end">${lanes.length} at once</text>
 ${timeAxis(x, bottom)}
 </svg>
-<figcaption><span class="key"><i style="background:var(--accent)"></i>tokens</span><span class="key"><i style="background:var(--down)"></i>waiting for the first</span><span class="key"><i style="background:var(--process)"></i>silent for over ${duration(NOTABLE_GAP_MS)}</span><span class="key"><i style="background:var(--broken)"></i>for over ${duration(LONG_GAP_MS)}, or a promise broken</span></figcaption>`;
+<figcaption><span class="key"><i style="background:var(--accent)"></i>tokens</span><span class="key"><i style="background:var(--down)"></i>waiting for the first</span><span class="key"><i style="background:var(--process)"></i>silent for over ${duration(silence.notableMs)}</span><span class="key"><i style="background:var(--broken)"></i>for over ${duration(silence.longMs)}, or a promise broken</span></figcaption>`;
+}
+
+interface StreamContext {
+  readonly broken: ReadonlySet<string>;
+  readonly elapsedMs: number;
+  readonly notableMs: number;
+  readonly longMs: number;
 }
 
 function stream(
   record: RequestRecord,
   x: Scale,
   { y, height }: { readonly y: number; readonly height: number },
-  { broken, elapsedMs }: { readonly broken: ReadonlySet<string>; readonly elapsedMs: number },
+  { broken, elapsedMs, notableMs, longMs }: StreamContext,
 ): string {
   const { requestId, startedMs, endedMs = elapsedMs, arrivals, ending } = record;
   const [first = endedMs] = arrivals;
@@ -45,9 +57,9 @@ function stream(
   ];
   for (const [i, at] of [...arrivals, endedMs].entries()) {
     const before = arrivals[i - 1];
-    if (before === undefined || at - before < NOTABLE_GAP_MS) continue;
+    if (before === undefined || at - before < notableMs) continue;
     parts.push(rect(before, at, "var(--card)"));
-    parts.push(rect(before, at, at - before < LONG_GAP_MS ? "var(--process)" : "var(--broken)", height / 3));
+    parts.push(rect(before, at, at - before < longMs ? "var(--process)" : "var(--broken)", height / 3));
   }
   const title = `${requestId}: ${arrivals.length} tokens in ${duration(endedMs - startedMs)}, ${ending ?? "no ending"}`;
   return `<g opacity="0.9">${parts.join("")}<title>${escaped(title)}</title></g>`;

@@ -330,6 +330,35 @@ describe("AttentionActor: deadlines", () => {
   });
 });
 
+describe("AttentionActor: overload", () => {
+  it("refuses what it could not finish by its deadline, at once, and only while most places are taken", async () => {
+    const a = bench.actor("a", { maxSequences: 4, budget: 0 });
+    const far = START + 600_000;
+    for (let i = 0; i < 3; i++) await bench.put(request(`busy${i}`, { maxTokens: 100, deadline: far }));
+    // Three tokens in 500 ms.
+    for (let i = 0; i < 8; i++) {
+      a.go(2);
+      await bench.advance(500);
+    }
+    const now = bench.clock.now();
+    // 10 tokens of each of four take about 7 s.
+    await bench.put(request("hopeless", { maxTokens: 10, deadline: now + 4000 }));
+    await quiet();
+    expect((await bench.story("hopeless")).ends).toMatchObject([
+      { kind: "failed", error: { code: "overloaded", fields: { retryAfterMs: 1000 } }, usage: { outputTokens: 0 } },
+    ]);
+    await bench.put(request("feasible", { maxTokens: 10, deadline: now + 12_000 }));
+    await quiet();
+    expect((await bench.story("feasible")).ends).toEqual([]);
+    a.go();
+    await ended(bench, ["busy0", "busy1", "busy2", "feasible"], 2000);
+    expect((await bench.story("feasible")).ends[0]?.kind).toBe("completed");
+    await bench.put(request("later", { maxTokens: 10, deadline: bench.clock.now() + 100 }));
+    await ended(bench, ["later"]);
+    expect((await bench.story("later")).ends[0]?.kind).toBe("completed");
+  });
+});
+
 describe("AttentionActor: cancels", () => {
   it("ends a running request, and its sequence in the engine", async () => {
     const a = bench.actor("a", { budget: 4 });
@@ -438,7 +467,7 @@ describe("AttentionActor: idle limits", () => {
     await bench.put(request("r", { idleLimitMs: 3000 }));
     a.freeze();
     const b = bench.actor("b", { budget: 2 });
-    await bench.advance(4400, 100);
+    await bench.advance(4000, 100);
     expect((await bench.story("r")).ends).toEqual([]);
     b.go();
     await ended(bench, ["r"]);
@@ -634,7 +663,7 @@ describe("AttentionActor: poison", () => {
     expect(await bench.queue.depth()).toBe(0);
   });
 
-  it("has its third owner to itself, so that nobody else is blamed; those with it go on, with the same tokens", async () => {
+  it("is the only suspect of its third owner, so that nobody else is blamed; those with it go on, with the same tokens", async () => {
     const innocent = Array.from({ length: 4 }, (_, i) => request(`i${i}`, { sampling: { ...seeded, seed: i } }));
     const poison = request("poison", { prompt: Array.from({ length: 12 }, () => 95), maxTokens: 3 });
     const ids = [...innocent.map(({ requestId }) => requestId), "poison"];

@@ -1,5 +1,6 @@
 import { afterEach, describe, expect, it } from "vitest";
-import { Engine, type EngineOptions } from "../../../actors/attention/engine.ts";
+import { Engine } from "../../../actors/attention/engine.ts";
+import type { EngineOptions } from "../../../actors/attention/engine-options.ts";
 import type { FfnSide } from "../../../actors/attention/ffn-side.ts";
 import { LocalFfn } from "../../../actors/attention/local-ffn.ts";
 import type { EngineRequest, EngineToken } from "../../../actors/attention/sequence.ts";
@@ -218,53 +219,6 @@ describe("a limit on KV tokens", async () => {
     }
     expect(b.engine.counts.preemptions).toBeGreaterThan(0);
     for (const each of [old, young]) expect(b.ids(each.key)).toEqual(await referenceTokens(each));
-    b.expectIdle();
-  });
-
-  it("does not count a token whose sequence gave way while it was sampled", async () => {
-    const b = open();
-    const one = engineRequest(1, 20, 12);
-    let sampling = () => {};
-    let go = () => {};
-    const reached = new Promise<void>((resolve) => (sampling = resolve));
-    b.stages.headGate = () => {
-      sampling();
-      return new Promise<void>((resolve) => (go = resolve));
-    };
-    b.engine.admit(one);
-    await reached;
-    b.engine.admit({ ...engineRequest(2, 20, 3), isSuspect: true });
-    b.stages.headGate = () => undefined;
-    go();
-    await b.finished([1, 2]);
-    expect(b.tokens.get(1)?.map(({ index }) => index)).toEqual(b.ids(1).map((_, i) => i));
-    expect(b.ids(1)).toEqual(await referenceTokens(one));
-    b.expectIdle();
-  });
-
-  it("one that is suspected runs alone until its first token", async () => {
-    const ffn = new ManualFfn();
-    const b = open(ffn, { microBatches: () => 2 });
-    const [one, other] = [engineRequest(1, 20, 12), engineRequest(3, 9, 12)];
-    b.engine.admit(one);
-    await quiet();
-    const suspect = { ...engineRequest(2, 20, 12), isSuspect: true };
-    b.engine.admit(suspect);
-    b.engine.admit(other);
-    expect(ffn.abandoned).toEqual([0]);
-    await quiet();
-    while (b.ids(2).length === 0) {
-      expect(b.stages.passes.at(-1)).toEqual({ numSequences: 1, chunk: 20 });
-      expect(ffn.held).toHaveLength(1);
-      await ffn.answer();
-      await quiet();
-    }
-    expect([b.ids(1), b.ids(3)]).toEqual([[], []]);
-    while (![1, 2, 3].every((key) => b.hasEnded(key))) {
-      if (ffn.held.length > 0) await ffn.answer();
-      await quiet(2);
-    }
-    for (const request of [one, suspect, other]) expect(b.ids(request.key)).toEqual(await referenceTokens(request));
     b.expectIdle();
   });
 });

@@ -13,8 +13,8 @@ class Bench {
     this.roster = new Roster(maxTokens);
   }
 
-  add(key: number, length: number, isSuspect = false): this {
-    const sequence = sequenceOf({ ...engineRequest(key, length, 500), isSuspect });
+  add(key: number, length: number): this {
+    const sequence = sequenceOf(engineRequest(key, length, 500));
     this.sequences.set(key, sequence);
     this.roster.add(sequence);
     return this;
@@ -87,22 +87,5 @@ describe("which sequences run", () => {
     const b = new Bench(1000).add(1, 100).add(2, 100).add(3, 100).add(4, 100);
     b.settle();
     expect(b.grow(1, 650).grow(2, 100).settle()).toEqual([1, 2]);
-  });
-});
-
-describe("one that must run alone", () => {
-  it("has the engine to itself until its first token", () => {
-    const b = new Bench(Infinity).add(1, 10).add(2, 10);
-    b.settle();
-    expect(b.add(3, 10, true).settle()).toEqual([3]);
-    expect(b.add(4, 10).settle()).toEqual([3]);
-    expect(b.grow(3, 1).settle()).toEqual([1, 2, 3, 4]);
-  });
-
-  it("or until it is gone; several take turns", () => {
-    const b = new Bench(Infinity).add(1, 10).add(2, 10, true).add(3, 10, true);
-    expect(b.settle()).toEqual([2]);
-    expect(b.remove(2).settle()).toEqual([3]);
-    expect(b.grow(3, 1).settle()).toEqual([1, 3]);
   });
 });

@@ -50,7 +50,7 @@ describe("rally chaos", () => {
     expect((await chaos(good, aimless)).stderr).toContain("nothing in the topology is role expert, shard 7");
   });
 
-  it("kills, compares and reports", { timeout: 90_000 }, async () => {
+  it("kills, compares and reports", { timeout: 180_000 }, async () => {
     const file = scenario(
       "kills",
       `
@@ -82,7 +82,7 @@ faults:
     expect(existsSync(path.join(folder, "report.json"))).toBe(true);
   });
 
-  it("fails a limit that does not hold, with status 1", { timeout: 60_000 }, async () => {
+  it("fails a limit that does not hold, with status 1", { timeout: 180_000 }, async () => {
     const file = scenario(
       "limit",
       `
@@ -97,7 +97,7 @@ hold: { recoveryMs: { stop: { p99: 100 } } }
     expect(stdout).toMatch(/limit: longest gap between tokens after stop: p99 \d+ ms, limit 100 ms/);
   });
 
-  it("torments a deployment that is there already, as far as it can", { timeout: 90_000 }, async () => {
+  it("torments a deployment that is there already, as far as it can", { timeout: 180_000 }, async () => {
     const deployment = await startDeployment({ modelDir: model.modelDir, deployment: "there", numReplicas: 2 });
     try {
       const { url } = deployment.supervisor.nats.settings;

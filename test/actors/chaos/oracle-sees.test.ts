@@ -63,7 +63,7 @@ describe("the oracle", () => {
     });
   }
 
-  it("sees nothing where there is nothing", { timeout: 60_000 }, async () => {
+  it("sees nothing where there is nothing", { timeout: 180_000 }, async () => {
     const result = await run(undefined);
     expect(result.findings).toEqual([]);
     expect(result).toMatchObject({ held: true, requests: 12, faults: 1, leaked: 0 });
@@ -75,7 +75,7 @@ describe("the oracle", () => {
     ["duplicated", "duplicated"],
     ["unended", "unended"],
     ["ended-twice", "duplicated"],
-  ] as const)("sees a stream that is %s", { timeout: 60_000 }, async (broken, flaw) => {
+  ] as const)("sees a stream that is %s", { timeout: 180_000 }, async (broken, flaw) => {
     const result = await run(broken);
     expect(result.held).toBe(false);
     expect(result[flaw]).toBe(1);
@@ -86,7 +86,7 @@ describe("the oracle", () => {
     expect(new Set(result.findings.flatMap(({ requestId }) => requestId ?? [])).size).toBe(1);
   });
 
-  it("sees a slot that is not given back", { timeout: 60_000 }, async () => {
+  it("sees a slot that is not given back", { timeout: 180_000 }, async () => {
     const result = await run("leaked");
     expect(result.held).toBe(false);
     expect(result.leaked).toBeGreaterThan(0);

@@ -215,11 +215,14 @@ describe("a failed start leaves nothing behind", () => {
   });
 
   test("stopped while the server starts", async () => {
-    let startServer: (() => void) | undefined;
+    let arrive: () => void = () => undefined;
+    let startServer: () => void = () => undefined;
+    const asked = new Promise<void>((resolve) => (arrive = resolve));
     const supervisor = supervisorWith(
       {},
       {
         async startServer() {
+          arrive();
           await new Promise<void>((resolve) => (startServer = resolve));
           return fakeServer(() => log.push("server stopped"));
         },
@@ -228,8 +231,7 @@ describe("a failed start leaves nothing behind", () => {
     const started = supervisor.start();
     started.catch(() => undefined);
     const stopped = supervisor.stop({ drain: true });
-    // eslint-disable-next-line no-unmodified-loop-condition -- set by the fake when it is called
-    while (startServer === undefined) await new Promise<void>((resolve) => void setImmediate(resolve));
+    await asked;
     startServer();
     await stopped;
     await expect(started).rejects.toMatchObject({ code: "cancelled" });
