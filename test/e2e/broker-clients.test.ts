@@ -28,7 +28,7 @@ describe("clients", () => {
     await home?.remove();
   });
 
-  it("resume from any index, while it is made and after", { timeout: 120_000 }, async () => {
+  it("resume from any index, while it is made and after", { timeout: 240_000 }, async () => {
     const [request] = longRequests(1, 60);
     // Its activations are several times as large as a message may be.
     const prompt = "It was a dark night, and the wind went round the house. ".repeat(16);
@@ -60,7 +60,7 @@ describe("clients", () => {
     }
   });
 
-  it("whose connection breaks again and again see each token once", { timeout: 120_000 }, async () => {
+  it("whose connection breaks again and again see each token once", { timeout: 240_000 }, async () => {
     const requests = longRequests(6, 40);
     const expected = await startLoad(deployment.client, requests).results;
     const sockets = new Set<net.Socket>();

@@ -49,7 +49,7 @@ describe("the nats-server", () => {
     return { rally, client };
   }
 
-  it("killed in mid-stream comes back at once, and tokens go on where they were", { timeout: 180_000 }, async () => {
+  it("killed in mid-stream comes back at once, and tokens go on where they were", { timeout: 300_000 }, async () => {
     const requests = longRequests(8, 60);
     const { rally: running, client } = await up();
     const expected = await startLoad(client, requests).results;
@@ -76,7 +76,7 @@ describe("the nats-server", () => {
     await home.expectNothingLeft();
   });
 
-  it("that is stopped and says nothing is replaced", { timeout: 180_000 }, async () => {
+  it("that is stopped and says nothing is replaced", { timeout: 300_000 }, async () => {
     const requests = longRequests(4, 40);
     const { rally: running, client } = await up();
     const expected = await startLoad(client, requests).results;
@@ -91,7 +91,7 @@ describe("the nats-server", () => {
 
   it.skipIf(!canMount)(
     "on a full disk refuses with store-unavailable, and loses nothing",
-    { timeout: 240_000 },
+    { timeout: 300_000 },
     async () => {
       const disk = mountStore(2 * ENOUGH_BYTES);
       const requests = longRequests(4, 60);

@@ -8,7 +8,7 @@ import { sleep } from "../support/load.ts";
 import { RallyHome } from "../support/rally-home.ts";
 
 const ip = (...args: readonly string[]) => tool("ip", ...args);
-const ENTER = ["ip", "netns", "exec"];
+const ENTER = ["ip", "netns", "exec"] as const;
 /** Processes in there do not see those outside, and end with the first of them. */
 const APART = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"] as const;
 
@@ -95,7 +95,7 @@ describe.skipIf(!canMakeHosts)("two hosts", () => {
     return (JSON.parse(ps.output.stdout) as { actors: FoundRole[] }).actors;
   };
 
-  it("share one deployment; one leaves, the other goes on", { timeout: 240_000 }, async () => {
+  it("share one deployment; one leaves, the other goes on", { timeout: 300_000 }, async () => {
     const first = home.rally(["up", "--nats", nearUrl, "--json"], inNear);
     await first.event("ready");
     const expected = await texts(inNear, nearUrl);

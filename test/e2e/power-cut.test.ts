@@ -22,7 +22,7 @@ describe("a power cut", () => {
     await home.remove();
   });
 
-  it("loses nothing: accepted requests end with the same tokens", { timeout: 240_000 }, async () => {
+  it("loses nothing: accepted requests end with the same tokens", { timeout: 300_000 }, async () => {
     const requests = longRequests(8, 60);
     const before = home.rally(["up", "--json"]);
     const { topology } = await before.event<Ready>("ready");
@@ -62,7 +62,7 @@ describe("a power cut", () => {
     await home.expectNothingLeft();
   });
 
-  it("while requests wait in the queue and while actors start", { timeout: 240_000 }, async () => {
+  it("while requests wait in the queue and while actors start", { timeout: 300_000 }, async () => {
     const requests = longRequests(4, 20);
     const first = home.rally(["up", "--json"]);
     const { topology } = await first.event<Ready>("ready");

@@ -13,9 +13,9 @@ import { type Crowd, GIVE_UP_MS, SPEAKERS, Watched } from "./crowd.ts";
 /** Each log is written to so often; then another request's turn comes. */
 const HITS_PER_VICTIM = 4;
 const MOST_JOBS = 300;
-const MS_PER_TURN = 20;
+const MS_PER_TURN = 50;
 
-const REQUEST = encode({ ...MESSAGES.request, deadline: 2 ** 50 });
+const REQUEST = encode({ ...MESSAGES.request, maxTokens: 2, deadline: 2 ** 50 });
 const { hiddenSize, topK } = fakeConfig;
 const position = { passId: 7, microBatch: 0, layer: 1, part: 0, attempt: 0 } as const;
 const batch = {
@@ -115,7 +115,7 @@ export class Attack {
       if (this.#victim !== undefined) this.#ending.push(this.#victim);
       const { options, tokens } = random.pick(SPEAKERS);
       const requestId = `victim-${++this.numVictims}`;
-      this.#victim = new Watched(client.generate({ ...options, requestId, deadlineMs: 60_000 }), tokens);
+      this.#victim = new Watched(client.generate({ ...options, requestId, deadlineMs: 150_000 }), tokens);
       this.#hits = 0;
     }
     const { requestId: attacked } = this.#victim;
@@ -126,7 +126,12 @@ export class Attack {
     const id = `fuzz ${attacked} ${this.#hits}`;
     const payload = mutateMessage(encode(event), random);
     this.#victim.isForged ||= isEventOf(attacked, payload);
-    await log.append(subject, payload, { id, expectedLastSeq: last });
+    try {
+      await log.append(subject, payload, { id, expectedLastSeq: last });
+    } catch (thrown) {
+      // Its owner was quicker.
+      if (RallyError.from(thrown).code !== "stale-owner") throw thrown;
+    }
   }
 
   #dismiss(): void {

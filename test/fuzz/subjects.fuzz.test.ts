@@ -7,7 +7,7 @@ import { Crowd } from "./crowd.ts";
 
 /** Messages between two looks at how the requests do. */
 const PER_TURN = 20;
-const MS_PER_TURN = 20;
+const MS_PER_TURN = 50;
 
 describe(`${NUM_FUZZ_MESSAGES} mutated and random messages on every subject, seed ${FUZZ_SEED}`, () => {
   let deployment: FuzzDeployment;

@@ -19,7 +19,7 @@ import { quiet } from "./turns.ts";
 export const EPOCH = 1;
 const NUM_SHARDS = 2;
 const MODEL_HASH = "abc";
-const LOG_AGE_MS = 60_000;
+const LOG_AGE_MS = 180_000;
 
 /** Forgets logs so early that a long run comes to a steady state. */
 class ShortLived extends MemoryDurable {
@@ -40,6 +40,7 @@ export class FuzzDeployment {
   readonly placements: KeyValue;
   /** Messages that were refused, by whom. */
   readonly numBad = { expert: 0, dispatch: 0, placement: 0 };
+  readonly said: string[] = [];
   readonly #engine: Engine;
   readonly #ffn: RemoteFfn;
   readonly #experts: readonly Expert[];
@@ -54,13 +55,14 @@ export class FuzzDeployment {
     this.placements = opened.placements;
     this.client = new RallyClient({ bus: bus.connect(), durable, deployment: "d", clock });
     const common = { clock, subjects, deployment: "d", config: fakeConfig };
-    this.#experts = fakeSpecs(NUM_SHARDS).map(
-      (spec) =>
+    const shards = fakeSpecs(NUM_SHARDS).map((spec) => new FakeShard(spec));
+    this.#experts = shards.map(
+      (ffn) =>
         new Expert({
           ...common,
           bus: bus.connect(),
-          expertId: `e${spec.shard}`,
-          ffn: new FakeShard(spec),
+          expertId: `e${ffn.spec.shard}`,
+          ffn,
           epoch: () => EPOCH,
           maxWaitingBatches: 16,
           observer: { ran: () => undefined, badMessage: () => void this.numBad.expert++ },
@@ -91,6 +93,7 @@ export class FuzzDeployment {
           // What the fake model writes down for other tests would grow for ever.
           stages.passes.length = 0;
           stages.attended.length = 0;
+          for (const shard of shards) shard.batches.length = 0;
           this.#actor.tokens(tokens);
         },
         failed: (key, error) => this.#actor.failed(key, error),
@@ -112,7 +115,7 @@ export class FuzzDeployment {
       maxSequences: 16,
       ackWaitMs: ACK_WAIT_MS,
       appendsPerSecond: Infinity,
-      warn: () => undefined,
+      warn: (text) => void this.said.push(`${this.clock.now()} ${text}`),
     });
     offerService(bus.connect(), SERVICE, async () => ({ numRequests: 1, numErrors: 0, processingMs: 1, data: {} }));
     this.#engine.start();

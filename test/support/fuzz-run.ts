@@ -28,7 +28,7 @@ export class MemoryWatch {
 
   constructor(total: number) {
     this.#total = total;
-    this.#warmUp = Math.min(Math.floor(total / 4), 50_000);
+    this.#warmUp = Math.min(Math.floor(total / 2), 100_000);
   }
 
   /** Once per message. */
@@ -41,7 +41,7 @@ export class MemoryWatch {
     const now = memoryInUse();
     const before = this.#atWarm ?? now;
     const rss = Math.round(process.memoryUsage.rss() / 2 ** 20);
-    if (this.#total > 100_000) {
+    if (this.#total >= 100_000) {
       process.stderr.write(
         `${what}: ${this.#total} messages, ${before.toFixed(1)} MiB after ${this.#warmUp}, ${now.toFixed(1)} MiB at the end, rss ${rss} MiB\n`,
       );
