@@ -116,8 +116,8 @@ export class RallyClient {
   }
 
   /**
-   * Asks the owner of a request to end it; resolves when the server has the message. A request still in the queue has no owner
-   * and hears nothing: `Generation.cancel` asks until the ending has come.
+   * Asks for a request's end; resolves when the server has the message, not when the request has ended. While no attention actor
+   * is there nobody hears it: `Generation.cancel` asks until the ending has come.
    */
   async cancel(requestId: string): Promise<void> {
     this.#checkOpen();
