@@ -5,7 +5,7 @@ import { NatsBus } from "./nats-bus.ts";
 import { openClientLink } from "./nats-client-link.ts";
 import { NatsDurable } from "./nats-durable.ts";
 import type { NatsLink } from "./nats-link.ts";
-import { checkNatsSettings, serverAddresses, type NatsSettings } from "./nats-settings.ts";
+import { checkNatsSettings, isLoopback, type NatsSettings } from "./nats-settings.ts";
 import { canUseWireLink, openWireLink } from "./nats-wire-link.ts";
 
 export interface NatsConnection {
@@ -31,7 +31,7 @@ export async function connectNats(settings: NatsSettings, { name }: ConnectOptio
   const open = canUseWireLink(settings) ? openWireLink : openClientLink;
   const busLink = await open(settings, name);
   // Beyond this host there is nobody to share memory with.
-  const isLocal = serverAddresses(settings).every(({ host }) => /^(localhost|127\.[\d.]+|::1)$/.test(host));
+  const isLocal = isLoopback(settings);
   const bus = new NatsBus(busLink, { shared: isLocal });
   let durableLink: NatsLink | undefined;
   const close = async (): Promise<void> => {

@@ -87,3 +87,8 @@ export function serverAddresses({ url }: NatsSettings): ServerAddress[] {
     };
   });
 }
+
+/** Whether every server is on this host. */
+export function isLoopback(settings: NatsSettings): boolean {
+  return serverAddresses(settings).every(({ host }) => /^(localhost|127\.[\d.]+|::1)$/.test(host));
+}

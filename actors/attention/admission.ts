@@ -124,7 +124,8 @@ export class Admission {
     const prompt = promptIds(request, tokenizer, config);
     const numLost = numLostOwners(job, logged);
     const poison = this.#poison(job, numLost);
-    const isSuspect = numLost >= SUSPECT_AFTER && poison === undefined;
+    // One whose time is up is not computed any more: it is told so at once.
+    const isSuspect = numLost >= SUSPECT_AFTER && poison === undefined && request.deadline > clock.now();
     // One at a time: if this actor is lost, it shall be clear with whom.
     if (isSuspect && this.#suspect?.isInDoubt === true) return job.release(COME_BACK_MS);
     const key = this.#nextKey++;

@@ -1,11 +1,14 @@
+import { availableParallelism } from "node:os";
 import { parentPort, workerData } from "node:worker_threads";
 import { systemClock } from "../../infra/clock.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
+import { isLoopback } from "../../infra/nats-settings.ts";
 import { loadConfig, openAttentionStages, openFfnShard, shardSpecs } from "../../models/load.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
 import { TraceBuffer } from "../protocol/trace-buffer.ts";
+import { mostMicroBatches } from "./auto-micro-batches.ts";
 import { Engine } from "./engine.ts";
 import { EngineMeter, WIRE_THREAD } from "./engine-meter.ts";
 import type { EngineWorkerData, FromEngine, ToEngine } from "./engine-messages.ts";
@@ -19,8 +22,6 @@ import { RemoteFfn } from "./remote-ffn.ts";
  * The engine's thread: graphs block it, so it owns the data plane's connection and nothing that must answer in between.
  */
 
-/** Micro-batches that "auto" may choose at most; more would only cut the batches smaller. */
-const MAX_AUTO_MICRO_BATCHES = 4;
 /** Parts in flight per shard: two trips of every micro-batch, so that a stray retry does not stall the rest. */
 const CREDITS_PER_MICRO_BATCH = 2;
 const DEFAULT_KV_BYTES = 256 << 20;
@@ -80,7 +81,10 @@ async function openFfn(config: ModelConfig): Promise<OpenedFfn> {
 }
 
 function maxMicroBatches(): number {
-  return settings.microBatches === "auto" ? MAX_AUTO_MICRO_BATCHES : settings.microBatches;
+  if (settings.microBatches !== "auto") return settings.microBatches;
+  // Behind a server of this host the experts are here, too, or soon may be.
+  const isShared = ffnKind === "local" || isLoopback(settings.nats);
+  return mostMicroBatches({ numCores: availableParallelism(), isShared });
 }
 
 /** At least one sequence at its longest fits. */
@@ -108,7 +112,7 @@ async function start(): Promise<void> {
     maxSequences: settings.maxSequences,
     maxKvTokens: settings.maxKvTokens ?? defaultKvTokens(config),
     maxMicroBatches: maxMicroBatches(),
-    microBatches: () => (microBatches === "auto" ? meter.microBatches(MAX_AUTO_MICRO_BATCHES) : microBatches),
+    microBatches: () => (microBatches === "auto" ? meter.microBatches(maxMicroBatches()) : microBatches),
     prefillTokens: settings.prefillTokens,
   });
   const transitionMs = measureTransitionMs(() => clock.elapsed());
@@ -142,7 +146,7 @@ async function start(): Promise<void> {
             passes: counts.passes,
             decodeTokens: counts.decodeTokens,
             prefillTokens: counts.prefillTokens,
-            microBatches: microBatches === "auto" ? meter.microBatches(MAX_AUTO_MICRO_BATCHES) : microBatches,
+            microBatches: microBatches === "auto" ? meter.microBatches(maxMicroBatches()) : microBatches,
             activeSequences: counts.activeSequences,
             kvTokens: counts.kvTokens,
             preemptions: counts.preemptions,

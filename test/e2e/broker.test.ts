@@ -101,7 +101,7 @@ describe("the nats-server", () => {
       await load.underWay(10);
       fill(path.join(disk, "ballast"));
       await running.said("is full: requests are refused");
-      await expect.poll(() => refusal(client), { timeout: 30_000, interval: 500 }).toBe("store-unavailable");
+      await expect.poll(() => refusal(client), { timeout: 120_000, interval: 500 }).toBe("store-unavailable");
       const counts = load.generations.map(({ tokens }) => tokens.length);
       rmSync(path.join(disk, "ballast"));
       await running.said("there is room in");

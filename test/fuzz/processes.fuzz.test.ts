@@ -39,7 +39,7 @@ describe(`${NUM_MESSAGES} mutated and random messages through nats-server, seed 
     subjects = subjectsOf(DEPLOYMENT, epoch);
     queue = await openRequestQueue(nats.durable, subjects);
     bucket = await nats.durable.keyValue(subjects.placementBucket);
-  });
+  }, 180_000);
   afterAll(async () => {
     await nats?.close();
     await deployment?.stop();

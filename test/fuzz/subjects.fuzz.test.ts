@@ -38,6 +38,7 @@ describe(`${NUM_FUZZ_MESSAGES} mutated and random messages on every subject, see
       expect(crowd.numServed).toBeGreaterThan(NUM_FUZZ_MESSAGES / 1_000);
       expect(attack.numVictims).toBeGreaterThan(NUM_FUZZ_MESSAGES / 200);
       expect(attack.numUnharmed).toBeGreaterThan(NUM_FUZZ_MESSAGES / 400);
+      expect(attack.numGivenUp).toBeLessThan(attack.numUnharmed / 20);
       expect(await deployment.held()).toEqual({
         owned: 0,
         activeSequences: 0,

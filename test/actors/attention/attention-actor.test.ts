@@ -696,6 +696,28 @@ describe("AttentionActor: poison", () => {
     expect(numDead).toBe(3);
   });
 
+  it("ends one at its deadline that waits for another suspect to come through", async () => {
+    const victim = bench.actor("v", { budget: 0 });
+    const ids = ["r1", "r2"];
+    await bench.put(request("r1"));
+    await bench.put(request("r2", { deadline: START + 8000 }));
+    victim.freeze();
+    for (const requestId of ids) {
+      const claim = { kind: "tokens", requestId, owner: "w", index: 0, ids: [], texts: [] };
+      const subject = subjectsOf("d").tokens(requestId);
+      await bench.log.append(subject, encode(claim), { id: requestId, expectedLastSeq: 0 });
+    }
+    await bench.advance(2500);
+    const b = bench.actor("b", { budget: 0 });
+    await bench.advance(6000);
+    expect(b.admitted).toHaveLength(1);
+    expect((await bench.story("r1")).ends).toEqual([]);
+    expect((await bench.story("r2")).ends).toMatchObject([{ kind: "failed", error: { code: "deadline-exceeded" } }]);
+    b.go();
+    await ended(bench, ids, 1000);
+    expect((await bench.story("r1")).ids).toEqual(await tokensOf(request("r1")));
+  });
+
   it("but not one that makes progress, however often its owner is lost", async () => {
     const long = request("r", { maxTokens: 20, deadline: START + 600_000 });
     await bench.put(long);
