@@ -17,6 +17,7 @@ export interface SupervisedServerOptions {
 
 const HEALTHY_AFTER_MS = 10_000;
 const LOOK_EVERY_MS = 1_000;
+const END_LIMIT_MS = 3_000;
 /**
  * As good as none: the server's own limit counts what streams reserve, and would leave out streams at a start when the disk
  * has become fuller. How full the disk really is we look at ourselves.
@@ -136,9 +137,13 @@ export class SupervisedServer {
     this.#change(server, "SIGTERM");
   }
 
-  #change({ pid }: RunningNatsServer, signal: "SIGTERM" | "SIGKILL"): void {
+  #change({ pid, exited }: RunningNatsServer, signal: "SIGTERM" | "SIGKILL"): void {
+    const { clock, kill } = this.#options;
     this.#changing = true;
-    this.#options.kill(pid, signal);
+    kill(pid, signal);
+    // One that has met the full disk may never end by itself.
+    const insisting = clock.after(END_LIMIT_MS, () => kill(pid, "SIGKILL"));
+    void exited.then(() => insisting.cancel());
   }
 
   #startAgain(): void {

@@ -14,6 +14,8 @@ let numStopped: number;
 let warnings: string[];
 let broken: boolean;
 let signals: string[];
+/** The server ignores SIGTERM. */
+let isWedged: boolean;
 let folder: FakeFolder;
 
 beforeEach(() => {
@@ -24,6 +26,7 @@ beforeEach(() => {
   warnings = [];
   broken = false;
   signals = [];
+  isWedged = false;
   folder = new FakeFolder();
 });
 
@@ -40,6 +43,7 @@ function supervised(storeDir?: string): SupervisedServer {
     folder,
     kill: (pid, signal) => {
       signals.push(signal);
+      if (signal === "SIGTERM" && isWedged) return;
       running.findLast((server) => server.pid === pid)?.crash();
     },
     storeDir,
@@ -152,6 +156,21 @@ describe("a full disk", () => {
     expect(started[2]).toMatchObject({ storeDir: "/tmp/rally-nats-fake", port: 4444 });
     // The temporary files of the one that refused are gone.
     expect(numStopped).toBe(1);
+    await server.stop();
+    expect(clock.pending).toBe(0);
+  });
+
+  test("ends a server that the full disk has wedged", async () => {
+    isWedged = true;
+    const server = supervised("/store");
+    await server.start();
+    folder.free = 0;
+    await afterMs(1000);
+    expect(signals).toEqual(["SIGTERM"]);
+    await afterMs(3000);
+    expect(signals).toEqual(["SIGTERM", "SIGKILL"]);
+    await afterMs(0);
+    expect(started[1]).toEqual({ port: 4444, jetStream: false });
     await server.stop();
     expect(clock.pending).toBe(0);
   });
