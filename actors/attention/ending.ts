@@ -1,8 +1,8 @@
 import { encode } from "../../infra/codec.ts";
 import type { DurableLog } from "../../infra/durable.ts";
 import type { WireError } from "../../infra/errors.ts";
-import { decodeLogEvent, isEnd } from "../protocol/decode.ts";
-import type { EndEvent, LogEvent } from "../protocol/messages.ts";
+import { readLogEvent, isEnd } from "../protocol/decode.ts";
+import type { EndEvent } from "../protocol/messages.ts";
 import type { Subjects } from "../protocol/subjects.ts";
 
 export type UnservedEnding = { readonly kind: "failed"; readonly error: WireError } | { readonly kind: "cancelled" };
@@ -24,7 +24,7 @@ export async function endUnserved(
   const { log, subjects, attentionId: owner, requestId } = where;
   const subject = subjects.tokens(requestId);
   const entries = await log.read(subject);
-  const events = entries.map(({ payload }) => decoded(payload));
+  const events = entries.map(({ payload }) => readLogEvent(payload));
   if (events.some((event) => event?.requestId === requestId && isEnd(event))) return;
   if (when === "if-empty" && entries.length > 0) return;
   let outputTokens = 0;
@@ -39,12 +39,4 @@ export async function endUnserved(
     id: `${requestId}:end:${owner}`,
     expectedLastSeq: entries.at(-1)?.seq ?? 0,
   });
-}
-
-function decoded(payload: Uint8Array): LogEvent | undefined {
-  try {
-    return decodeLogEvent(payload);
-  } catch {
-    return undefined;
-  }
 }

@@ -1,6 +1,6 @@
 import type { LogEntry } from "../../infra/durable.ts";
 import { RallyError } from "../../infra/errors.ts";
-import { decodeLogEvent, isEnd } from "../protocol/decode.ts";
+import { readLogEvent, isEnd } from "../protocol/decode.ts";
 
 /** What a request's token log says to whoever takes the request on. */
 export interface Logged {
@@ -23,7 +23,7 @@ export function readLogged(entries: readonly LogEntry[], requestId: string): Log
   let request: string | undefined;
   let [hasEnded, numIdleClaims, numForeign] = [false, 0, 0];
   for (const { payload } of entries) {
-    const event = decoded(payload);
+    const event = readLogEvent(payload);
     if (event?.requestId !== requestId) numForeign++;
     else if (isEnd(event)) hasEnded = true;
     else if (event.index !== tokenIds.length) {
@@ -36,12 +36,4 @@ export function readLogged(entries: readonly LogEntry[], requestId: string): Log
     }
   }
   return { lastSeq: entries.at(-1)?.seq ?? 0, tokenIds, hasEnded, numIdleClaims, request, numForeign };
-}
-
-function decoded(payload: Uint8Array) {
-  try {
-    return decodeLogEvent(payload);
-  } catch {
-    return undefined;
-  }
 }

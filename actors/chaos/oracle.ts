@@ -1,7 +1,6 @@
 import type { LogEntry } from "../../infra/durable.ts";
 import type { ErrorCode } from "../../infra/errors.ts";
-import { decodeLogEvent, isEnd } from "../protocol/decode.ts";
-import type { LogEvent } from "../protocol/messages.ts";
+import { readLogEvent, isEnd } from "../protocol/decode.ts";
 import type { RequestRecord } from "./request-record.ts";
 
 export type Flaw = "differing" | "lost" | "duplicated" | "unended" | "failed";
@@ -43,7 +42,7 @@ export function checkLog(
     if (!violations.some((known) => known.flaw === flaw)) violations.push({ flaw, requestId, text });
   };
   for (const { payload } of entries) {
-    const event = decoded(payload);
+    const event = readLogEvent(payload);
     if (event?.requestId !== requestId) {
       found("differing", "its log holds an entry that is no message about it");
       continue;
@@ -116,12 +115,4 @@ function firstDifference(a: readonly number[], b: readonly number[]): number {
   let at = 0;
   while (at < a.length && at < b.length && a[at] === b[at]) at++;
   return at;
-}
-
-function decoded(payload: Uint8Array): LogEvent | undefined {
-  try {
-    return decodeLogEvent(payload);
-  } catch {
-    return undefined;
-  }
 }

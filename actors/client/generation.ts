@@ -1,7 +1,7 @@
 import type { Subscription } from "../../infra/bus.ts";
 import type { Clock, Timer } from "../../infra/clock.ts";
 import { RallyError } from "../../infra/errors.ts";
-import { decodeLogEvent } from "../protocol/decode.ts";
+import { readLogEvent } from "../protocol/decode.ts";
 import type { EndEvent, FinishReason, LogEvent } from "../protocol/messages.ts";
 import { type Token, TokenFeed } from "./token-feed.ts";
 
@@ -120,7 +120,7 @@ export class FollowedGeneration implements Generation {
    * names another request is stepped over, just as an owner that takes the request over steps over it.
    */
   entry(payload: Uint8Array): boolean {
-    const event = readEvent(payload);
+    const event = readLogEvent(payload);
     if (event?.requestId !== this.requestId) return false;
     if (this.#ended === undefined) this.#accept(event);
     return true;
@@ -197,14 +197,6 @@ export class FollowedGeneration implements Generation {
     const waiting = this.#waiting;
     this.#waiting = [];
     for (const resolve of waiting) resolve();
-  }
-}
-
-function readEvent(payload: Uint8Array): LogEvent | undefined {
-  try {
-    return decodeLogEvent(payload);
-  } catch {
-    return undefined;
   }
 }
 

@@ -97,6 +97,15 @@ function checkPrompt(fields: FieldReader): string | readonly number[] {
   );
 }
 
+/** Undefined for what is no log event: anybody can publish to a log's subject, and readers step over it. */
+export function readLogEvent(bytes: Uint8Array): LogEvent | undefined {
+  try {
+    return decodeLogEvent(bytes);
+  } catch {
+    return undefined;
+  }
+}
+
 export function decodeLogEvent(bytes: Uint8Array): LogEvent {
   const fields = new FieldReader(decode(bytes), "log event");
   const common = { requestId: fields.name("requestId"), owner: fields.text("owner", NAME) };
