@@ -19,6 +19,12 @@ export interface AttentionStages {
   plan(request: PassRequest): Pass;
 
   /**
+   * Whether `attend` does the whole of a layer: a dense FFN is computed where the attention is, because every token needs all
+   * of it, so that sending it anywhere would save nothing. Then `pass.hidden` is the next layer's input at once.
+   */
+  completes(layer: number): boolean;
+
+  /**
    * The attention block of one layer (input norm, MFA, residual, FFN norm, router). Reads `pass.hidden`; writes
    * `pass.residual`, `pass.ffnInput`, `pass.expertIds`, `pass.expertWeights` and the KV rows of this chunk.
    */
@@ -50,13 +56,13 @@ export interface Pass {
   readonly residual: Float32Array;
   /** [numTokens, hiddenSize] normed input of the FFN: what is dispatched. */
   readonly ffnInput: Float32Array;
-  /** [numTokens, topK] descending weight; meaningless on dense layers. */
+  /** [numTokens, topK] descending weight */
   readonly expertIds: Int32Array;
-  /** [numTokens, topK] router probabilities, not renormalised; meaningless on dense layers. */
+  /** [numTokens, topK] router probabilities, not renormalised */
   readonly expertWeights: Float32Array;
 }
 
-/** Which part of every layer's FFN one shard holds: some routed experts whole, and a column slice of the shared and dense FFNs. */
+/** Which part of every MoE layer's FFN one shard holds: some routed experts whole, and a column slice of the shared expert. */
 export interface ShardSpec {
   readonly shard: number;
   readonly numShards: number;
@@ -64,15 +70,15 @@ export interface ShardSpec {
   readonly experts: readonly number[];
 }
 
-/** One layer's FFN input for `numTokens` rows. */
+/** One MoE layer's FFN input for `numTokens` rows. */
 export interface FfnBatch {
   readonly layer: number;
   readonly numTokens: number;
   /** [numTokens, hiddenSize] */
   readonly hidden: Float32Array;
-  /** [numTokens, topK]; empty on dense layers. Experts of other shards are skipped. */
+  /** [numTokens, topK] Experts of other shards are skipped. */
   readonly expertIds: Int32Array;
-  /** [numTokens, topK]; empty on dense layers. */
+  /** [numTokens, topK] */
   readonly expertWeights: Float32Array;
 }
 
@@ -80,7 +86,7 @@ export interface FfnShard {
   readonly spec: ShardSpec;
   /**
    * This shard's share of the layer's FFN: Σ over its chosen experts, ascending, of weight × expert, plus its slice of the
-   * shared (or dense) FFN. Writes `output` [numTokens, hiddenSize].
+   * shared expert. Writes `output` [numTokens, hiddenSize].
    */
   forward(batch: FfnBatch, output: Float32Array): Promise<void>;
   release(): Promise<void>;

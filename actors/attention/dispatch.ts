@@ -10,8 +10,6 @@ export interface DispatchOptions {
   readonly attentionId: string;
   readonly hiddenSize: number;
   readonly topK: number;
-  /** [numLayers] Dense layers travel without expert ids. */
-  readonly layerIsMoe: readonly boolean[];
   readonly wireDtype: Exclude<WireDtype, "i32">;
 }
 
@@ -57,9 +55,7 @@ export function activationBatch(
   const { hiddenSize, topK } = options;
   const { pass, layer } = trip;
   const { from, count } = rows;
-  // On dense layers the router's part is empty.
-  const [numRouted, width] = options.layerIsMoe[layer] === true ? [count, topK] : [0, 0];
-  const [firstId, lastId] = [from * topK, (from + numRouted) * topK];
+  const [firstId, lastId] = [from * topK, (from + count) * topK];
   const batch = {
     kind: "activations",
     deployment: options.deployment,
@@ -76,8 +72,8 @@ export function activationBatch(
       [count, hiddenSize],
       options.wireDtype,
     ),
-    expertIds: toWireI32(pass.expertIds.subarray(firstId, lastId), [numRouted, width]),
-    expertWeights: toWireF32(pass.expertWeights.subarray(firstId, lastId), [numRouted, width], "f32"),
+    expertIds: toWireI32(pass.expertIds.subarray(firstId, lastId), [count, topK]),
+    expertWeights: toWireF32(pass.expertWeights.subarray(firstId, lastId), [count, topK], "f32"),
   } as const;
   return { ...batch, check: batchCheck(batch) };
 }

@@ -63,7 +63,6 @@ async function openFfn(config: ModelConfig): Promise<OpenedFfn> {
         numShards,
         hiddenSize: config.hiddenSize,
         topK: config.topK,
-        layerIsMoe: config.layerKinds.map((kind) => kind === "moe"),
         wireDtype: settings.wireDtype,
         dispatchTimeoutMs: settings.dispatchTimeoutMs,
         creditsPerShard: maxMicroBatches() * CREDITS_PER_MICRO_BATCH,

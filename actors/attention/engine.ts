@@ -154,6 +154,7 @@ export class Engine {
     if (this.#closed) return;
     // Released while it was attended.
     if (isForsaken(microBatch)) this.#drop(microBatch);
+    else if (stages.completes(layer)) this.#combined(microBatch, "completed");
     else this.#dispatch(microBatch);
   }
 
@@ -163,13 +164,13 @@ export class Engine {
     assert(pass !== undefined, "a dispatched micro-batch has a pass");
     this.#options.ffn.forward({ passId, microBatch: schedule.index, layer, pass }, (error) => {
       assert(microBatch.passId === passId && microBatch.layer === layer, "an abandoned trip does not come back");
-      if (error === undefined) this.#combined(microBatch);
+      if (error === undefined) this.#combined(microBatch, "answered");
       else this.#fail(microBatch, RallyError.from(error));
     });
   }
 
-  #combined(microBatch: MicroBatch): void {
-    this.#advance(microBatch, "answered");
+  #combined(microBatch: MicroBatch, how: "answered" | "completed"): void {
+    this.#advance(microBatch, how);
     microBatch.layer++;
     const isLast = microBatch.layer === this.#options.stages.config.numLayers;
     this.#advance(microBatch, isLast ? "lastLayer" : "nextLayer");

@@ -6,11 +6,12 @@ import { setup } from "xstate";
  *     idle ─start→ attending ─attended→ dispatched ─answered→ combining ─nextLayer→ attending
  *                                                                       └lastLayer→ sampling ─sampled→ idle
  *
- * `abandon` ends a trip whose sequences are all gone, or whose graph failed.
+ * `completed` takes a layer that needs no experts from attending to combining. `abandon` ends a trip whose sequences are all gone, or whose graph failed.
  */
 export type PingPongEvent =
   | { readonly type: "start" }
   | { readonly type: "attended" }
+  | { readonly type: "completed" }
   | { readonly type: "answered" }
   | { readonly type: "nextLayer" }
   | { readonly type: "lastLayer" }
@@ -22,6 +23,7 @@ export type PingPongPhase = "idle" | "attending" | "dispatched" | "combining" | 
 export const PING_PONG_EVENTS: readonly PingPongEvent["type"][] = [
   "start",
   "attended",
+  "completed",
   "answered",
   "nextLayer",
   "lastLayer",
@@ -34,7 +36,7 @@ export const pingPongMachine = setup({ types: { events: {} as PingPongEvent } })
   initial: "idle",
   states: {
     idle: { on: { start: "attending" } },
-    attending: { on: { attended: "dispatched", abandon: "idle" } },
+    attending: { on: { attended: "dispatched", completed: "combining", abandon: "idle" } },
     dispatched: { on: { answered: "combining", abandon: "idle" } },
     // Left as soon as it is entered: nothing can come in between.
     combining: { on: { nextLayer: "attending", lastLayer: "sampling" } },

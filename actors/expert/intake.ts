@@ -41,12 +41,13 @@ export interface HiddenRows {
 export function takeInput(batch: ActivationBatch, config: ModelConfig, rows: HiddenRows): FfnInput {
   const { layer } = batch;
   const kind = config.layerKinds[layer];
-  if (kind === undefined) throw outOfRange("layer", layer, `below ${config.numLayers}`);
+  if (kind !== "moe")
+    throw outOfRange("layer", layer, kind === undefined ? `below ${config.numLayers}` : "a MoE layer");
   const numTokens = batch.hidden.shape[0] ?? 0;
   if (numTokens < 1 || numTokens > MAX_BATCH_ROWS) {
     throw outOfRange("hidden.shape[0]", numTokens, `from 1 to ${MAX_BATCH_ROWS}`);
   }
-  const routed = kind === "moe" ? [numTokens, config.topK] : [0, 0];
+  const routed = [numTokens, config.topK];
   const expertIds = fromWireI32(batch.expertIds, routed);
   for (const id of expertIds) {
     if (id < 0 || id >= config.numExperts) throw outOfRange("expertIds", id, `from 0, below ${config.numExperts}`);

@@ -143,10 +143,7 @@ export function decodeActivationBatch(bytes: Uint8Array): ActivationBatch {
   const expertIds = rowsOf(fields, "expertIds");
   if (expertIds.dtype !== "i32") throw fields.refuse("expertIds.dtype", expertIds.dtype, "i32");
   const [numRouted] = expertIds.shape;
-  // A dense layer routes no row, a MoE layer every one.
-  if (numRouted !== 0 && numRouted !== hidden.shape[0]) {
-    throw fields.refuse("expertIds.shape", numRouted, `0 rows or ${hidden.shape[0]}`);
-  }
+  if (numRouted !== hidden.shape[0]) throw fields.refuse("expertIds.shape", numRouted, `${hidden.shape[0]} rows`);
   if (expertWeights.shape.join() !== expertIds.shape.join()) {
     throw fields.refuse("expertWeights.shape", expertWeights.shape.join(), expertIds.shape.join());
   }

@@ -94,9 +94,9 @@ export interface ActivationBatch {
   readonly deadline: number;
   /** [numTokens, hiddenSize] */
   readonly hidden: WireTensor;
-  /** int32 [numTokens, topK]; [0, 0] on dense layers. */
+  /** int32 [numTokens, topK]. */
   readonly expertIds: WireTensor;
-  /** f32 [numTokens, topK]; [0, 0] on dense layers. */
+  /** f32 [numTokens, topK]. */
   readonly expertWeights: WireTensor;
   /** CRC-32, see `checksum.ts`. */
   readonly check: number;

@@ -3,10 +3,11 @@ import path from "node:path";
 import type { ModelConfig } from "../config.ts";
 import { OnnxGraph } from "../graph/onnx.ts";
 import { WeightsFile } from "../graph/weights-file.ts";
-import type { Step3Weights } from "./weights.ts";
+import { swiGlu } from "./swi-glu.ts";
+import type { FfnWeights, Step3Weights } from "./weights.ts";
 
 /** Grows whenever the graphs below change, so that cached ones of an older writer are not used. */
-export const ATTENTION_GRAPHS_VERSION = 3;
+export const ATTENTION_GRAPHS_VERSION = 4;
 
 export const projectGraph = (layer: number) => `layer-${layer}-project.onnx`;
 export const attendGraph = (layer: number) => `layer-${layer}-attend.onnx`;
@@ -26,7 +27,8 @@ export function writeAttentionGraphs(
       progress(`writing attention graphs, layer ${layer + 1} of ${config.numLayers}`);
       const layerWeights = weights.attention(layer);
       writeFileSync(path.join(dir, projectGraph(layer)), project(config, layerWeights, file));
-      writeFileSync(path.join(dir, attendGraph(layer)), attend(config, layerWeights, file));
+      const dense = config.layerKinds[layer] === "dense" ? weights.dense(layer) : undefined;
+      writeFileSync(path.join(dir, attendGraph(layer)), attend(config, layerWeights, dense, file));
     }
     writeFileSync(path.join(dir, CORE_GRAPH), core(config));
     writeFileSync(path.join(dir, HEAD_GRAPH), head(config, weights.head(), file));
@@ -60,8 +62,16 @@ function project(config: ModelConfig, weights: AttentionWeights, file: WeightsFi
   return graph.finish();
 }
 
-/** Attention of the rotated query over the KV cache, output projection, residual, FFN norm and router. */
-function attend(config: ModelConfig, weights: AttentionWeights, file: WeightsFile): Uint8Array {
+/**
+ * Attention of the rotated query over the KV cache, output projection, residual and FFN norm; then the router, or on a dense
+ * layer its FFN and the second residual, which end the layer.
+ */
+function attend(
+  config: ModelConfig,
+  weights: AttentionWeights,
+  dense: FfnWeights | undefined,
+  file: WeightsFile,
+): Uint8Array {
   const { hiddenSize, numHeads, headDim, numExperts, rmsNormEps } = config;
   const graph = new OnnxGraph("attend");
   writeCore(graph, config);
@@ -84,6 +94,11 @@ function attend(config: ModelConfig, weights: AttentionWeights, file: WeightsFil
       epsilon: { float: rmsNormEps },
     },
   );
+  if (dense !== undefined) {
+    const output = swiGlu(graph, "ffn_input", dense, hiddenSize, file);
+    graph.blocks([graph.node("Add", ["residual", output], ["next_hidden"])], "attended");
+    return graph.finish();
+  }
   const blocks = ["residual", "ffn_input"];
   if (weights.router !== undefined) {
     graph.weight("router", "f32", [hiddenSize, numExperts], file.appendTransposed(weights.router, hiddenSize));

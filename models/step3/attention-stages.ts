@@ -65,6 +65,10 @@ export class Step3AttentionStages implements AttentionStages {
     return planPass({ config: this.config, session: this.#core, buffers }, request, hidden);
   }
 
+  completes(layer: number): boolean {
+    return this.config.layerKinds[layer] === "dense";
+  }
+
   async attend(pass: Pass, layer: number): Promise<void> {
     const { project, attend } = this.#layer(layer);
     const own = pass as Step3Pass;
@@ -72,7 +76,10 @@ export class Step3AttentionStages implements AttentionStages {
     this.#extendCache(own, layer);
     const kind = this.config.layerKinds[layer] ?? "dense";
     this.#attend(own, layer, attend, kind);
-    if (kind === "dense") return;
+    if (kind === "dense") {
+      own.hidden.set(own.residual);
+      return;
+    }
     const { numExperts, topK } = this.config;
     route(own.routerLogits, numExperts, topK, own.expertIds, own.expertWeights);
   }

@@ -21,7 +21,8 @@ export interface Step3FfnOptions {
 export class Step3FfnShard implements FfnShard {
   readonly spec: ShardSpec;
   readonly #config: ModelConfig;
-  readonly #layers: readonly Session[];
+  /** None for dense layers. */
+  readonly #layers: readonly (Session | undefined)[];
   /** Expert id to its place among the local ones; -1 for those of other shards. */
   readonly #localOf: Int32Array;
   /** The shared expert's rows, then each local expert's. */
@@ -37,8 +38,8 @@ export class Step3FfnShard implements FfnShard {
   constructor({ config, spec, graphDir, openSession, numThreads }: Step3FfnOptions) {
     this.#config = config;
     this.spec = spec;
-    this.#layers = config.layerKinds.map((_, layer) =>
-      openSession(path.join(graphDir, ffnGraph(layer)), { numThreads }),
+    this.#layers = config.layerKinds.map((kind, layer) =>
+      kind === "moe" ? openSession(path.join(graphDir, ffnGraph(layer)), { numThreads }) : undefined,
     );
     this.#localOf = new Int32Array(config.numExperts).fill(-1);
     for (const [local, expert] of spec.experts.entries()) this.#localOf[expert] = local;
@@ -47,24 +48,11 @@ export class Step3FfnShard implements FfnShard {
   }
 
   async forward(batch: FfnBatch, output: Float32Array): Promise<void> {
-    const { layer, numTokens, hidden } = batch;
-    const session = this.#layers[layer];
-    assert(session !== undefined, `layer ${layer} exists`);
-    if (this.#config.layerKinds[layer] === "moe") {
-      this.#moe(session, batch, output);
-      return;
-    }
-    const dims = [numTokens, this.#config.hiddenSize];
-    session.run({ rows: session.tensor(hidden, dims) }, { rows_output: session.tensor(output, dims) });
-  }
-
-  async release(): Promise<void> {
-    for (const session of this.#layers) session.release();
-  }
-
-  #moe(session: Session, batch: FfnBatch, output: Float32Array): void {
+    const { layer, numTokens } = batch;
     const { hiddenSize } = this.#config;
-    const numRows = batch.numTokens + this.#sort(batch);
+    const session = this.#layers[layer];
+    assert(session !== undefined, `layer ${layer} has experts`);
+    const numRows = numTokens + this.#sort(batch);
     const size = numRows * hiddenSize;
     const dims = [numRows, hiddenSize];
     const results = this.#results.subarray(0, size);
@@ -75,7 +63,11 @@ export class Step3FfnShard implements FfnShard {
       },
       { output: session.tensor(results, dims) },
     );
-    this.#sum(batch.numTokens, numRows, results, output);
+    this.#sum(numTokens, numRows, results, output);
+  }
+
+  async release(): Promise<void> {
+    for (const session of this.#layers) session?.release();
   }
 
   /** Fills `rows`: all tokens for the shared expert, then each local expert's. Returns the number of the latter. */

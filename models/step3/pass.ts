@@ -15,7 +15,7 @@ export interface Step3Pass extends Pass {
   readonly routerLogits: Float32Array; // [numTokens, numExperts]
   /** rawQuery, keyValue */
   readonly projectFetches: SessionTensors;
-  /** residual, ffnInput and on MoE layers routerLogits */
+  /** residual, ffnInput and routerLogits; on dense layers the next layer's input alone, where the residual goes otherwise */
   readonly attendFetches: Readonly<Record<"dense" | "moe", SessionTensors>>;
   readonly projectFeeds: SessionTensors;
   readonly hiddenTensor: SessionTensor;
@@ -80,7 +80,7 @@ export function planPass(tools: PlanTools, request: PassRequest, hidden: Float32
     projectFeeds: { hidden: hiddenTensor },
     projectFetches: { projected: session.tensor(projected, [projected.length]) },
     attendFetches: {
-      dense: { attended: session.tensor(attended.subarray(0, ffnInputEnd), [ffnInputEnd]) },
+      dense: { attended: session.tensor(attended.subarray(0, residualEnd), [residualEnd]) },
       moe: { attended: session.tensor(attended, [attended.length]) },
     },
     together: apart ? undefined : sequenceRun(tools, request, query, 0, numSequences),

@@ -48,6 +48,7 @@ export class PingPongDriver {
   readonly #over = new Set<number>();
   readonly #gone = new Set<number>();
   readonly #by: "release" | "failure";
+  readonly #stages: FakeStages;
   readonly #engine: Engine;
   readonly #ffn = new ManualFfn();
   #numAdmitted = 0;
@@ -55,9 +56,9 @@ export class PingPongDriver {
   /** `abandon` comes of a sequence that is released, or of a graph that fails. */
   constructor(numLayers: number, by: "release" | "failure") {
     this.#by = by;
-    const layerKinds = fakeConfig.layerKinds.slice(0, numLayers);
+    const layerKinds = Array.from({ length: numLayers }, () => "moe" as const);
     this.#config = { ...fakeConfig, numLayers, layerKinds };
-    const stages = new FakeStages(this.#config);
+    const stages = (this.#stages = new FakeStages(this.#config));
     stages.gate = () => this.#attend.wait();
     stages.headGate = () => this.#head.wait();
     this.#engine = new Engine({
@@ -88,6 +89,8 @@ export class PingPongDriver {
         this.#admit();
         break;
       case "attended":
+      case "completed":
+        this.#stages.whole = type === "completed" ? [...this.#config.layerKinds.keys()] : [];
         this.#attend.open();
         break;
       case "answered":

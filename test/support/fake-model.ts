@@ -14,7 +14,7 @@ export const fakeConfig: ModelConfig = {
   headDim: 2,
   shareQDim: 4,
   ropeTheta: 10_000,
-  layerKinds: ["dense", "moe", "dense"],
+  layerKinds: ["moe", "moe", "moe"],
   numExperts: 4,
   topK: 2,
   expertDim: 4,
@@ -40,6 +40,8 @@ export class FakeStages implements AttentionStages {
   /** Rows of every pass, in order. */
   readonly passes: { readonly numSequences: number; readonly chunk: number }[] = [];
   readonly attended: { readonly layer: number; readonly numTokens: number }[] = [];
+  /** Layers that `attend` does the whole of; with the same results as experts would have. */
+  whole: readonly number[] = [];
   released = false;
   /** Awaited within each attend; tests may hold or break it. */
   gate: (layer: number, pass: Pass) => Promise<void> | void = () => undefined;
@@ -82,6 +84,10 @@ export class FakeStages implements AttentionStages {
       expertIds: new Int32Array(numTokens * topK),
       expertWeights: new Float32Array(numTokens * topK),
     };
+  }
+
+  completes(layer: number): boolean {
+    return this.whole.includes(layer);
   }
 
   async attend(pass: Pass, layer: number): Promise<void> {
@@ -142,6 +148,10 @@ export class FakeStages implements AttentionStages {
       pass.expertIds[row * topK + k] = (sum + k * 3) % numExperts;
       pass.expertWeights[row * topK + k] = 0.5 / (k + 1);
     }
+    if (!this.completes(layer)) return;
+    for (let h = row * hiddenSize; h < (row + 1) * hiddenSize; h++) {
+      pass.hidden[h] = (pass.residual[h] as number) + ffnOf(this.config, { layer, ...pass, hidden: pass.ffnInput }, h);
+    }
   }
 }
 
@@ -156,6 +166,19 @@ export function fakeSpecs(numShards: number, config: ModelConfig = fakeConfig): 
     numShards,
     experts: Array.from({ length: config.numExperts }, (__, id) => id).filter((id) => id % numShards === shard),
   }));
+}
+
+/** One element of a layer's FFN: all of it, or a shard's share. */
+function ffnOf({ hiddenSize, topK }: ModelConfig, batch: FfnBatch, at: number, spec?: ShardSpec): number {
+  const { layer, hidden, expertIds, expertWeights } = batch;
+  const x = hidden[at] as number;
+  let sum = spec === undefined || spec.shard === 0 ? x + layer : 0;
+  for (let route = Math.floor(at / hiddenSize) * topK, end = route + topK; route < end; route++) {
+    const expert = expertIds[route] as number;
+    if (spec?.experts.includes(expert) === false) continue;
+    sum += (expertWeights[route] as number) * (expert + 1) * ((x + expert) % 64);
+  }
+  return sum;
 }
 
 /** Exact for any number of shards: all terms are integers or quarters. */
@@ -173,20 +196,8 @@ export class FakeShard implements FfnShard {
   async forward(batch: FfnBatch, output: Float32Array): Promise<void> {
     this.batches.push({ layer: batch.layer, numTokens: batch.numTokens });
     await this.gate(batch);
-    const { hiddenSize, topK, layerKinds } = this.#config;
-    const { numTokens, layer, hidden, expertIds, expertWeights } = batch;
-    output.fill(0);
-    for (let row = 0; row < numTokens; row++) {
-      for (let h = 0; h < hiddenSize; h++) {
-        const x = hidden[row * hiddenSize + h] as number;
-        let sum = this.spec.shard === 0 ? x + layer : 0;
-        for (let k = 0; layerKinds[layer] === "moe" && k < topK; k++) {
-          const expert = expertIds[row * topK + k] as number;
-          if (!this.spec.experts.includes(expert)) continue;
-          sum += (expertWeights[row * topK + k] as number) * (expert + 1) * ((x + expert) % 64);
-        }
-        output[row * hiddenSize + h] = sum;
-      }
+    for (let at = 0; at < batch.numTokens * this.#config.hiddenSize; at++) {
+      output[at] = ffnOf(this.#config, batch, at, this.spec);
     }
   }
 

@@ -37,7 +37,7 @@ export class Forward {
       await this.stages.attend(pass, layer);
       this.spent.attend += performance.now() - from;
       observe?.(pass, layer);
-      await this.#ffn(pass, layer);
+      if (!this.stages.completes(layer)) await this.#ffn(pass, layer);
     }
     return pass;
   }
@@ -56,10 +56,7 @@ export class Forward {
   }
 
   async #ffn(pass: Pass, layer: number): Promise<void> {
-    const { numTokens, ffnInput: hidden, residual } = pass;
-    const moe = this.stages.config.layerKinds[layer] === "moe";
-    const expertIds = moe ? pass.expertIds : new Int32Array(0);
-    const expertWeights = moe ? pass.expertWeights : new Float32Array(0);
+    const { numTokens, ffnInput: hidden, residual, expertIds, expertWeights } = pass;
     const from = performance.now();
     for (const [s, shard] of this.shards.entries()) {
       if ((this.#outputs[s]?.length ?? 0) < hidden.length) this.#outputs[s] = new Float32Array(hidden.length);

@@ -76,7 +76,6 @@ export class FuzzDeployment {
       numShards: NUM_SHARDS,
       hiddenSize: fakeConfig.hiddenSize,
       topK: fakeConfig.topK,
-      layerIsMoe: fakeConfig.layerKinds.map((kind) => kind === "moe"),
       wireDtype: "f32",
       dispatchTimeoutMs: 2_000,
       creditsPerShard: 4,

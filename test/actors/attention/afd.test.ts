@@ -49,7 +49,6 @@ async function run(setting: Setting) {
     numShards: setting.numShards,
     hiddenSize: fakeConfig.hiddenSize,
     topK: fakeConfig.topK,
-    layerIsMoe: fakeConfig.layerKinds.map((kind) => kind === "moe"),
     wireDtype: "f32",
     dispatchTimeoutMs: 200,
     creditsPerShard: setting.creditsPerShard,

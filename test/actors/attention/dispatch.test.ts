@@ -11,7 +11,6 @@ const options: DispatchOptions = {
   attentionId: "a".repeat(64),
   hiddenSize: 96,
   topK: 3,
-  layerIsMoe: [true, false],
   wireDtype: "f32",
 };
 const meta = { part: 65_535, attempt: 2 ** 53 - 1, epoch: 2 ** 53 - 1, deadline: 2 ** 53 - 1 };
@@ -94,13 +93,5 @@ describe("activationBatch", () => {
     expect(fromWireF32(batch.hidden, [3, 96])).toEqual(whole.ffnInput.slice(4 * 96, 7 * 96));
     expect(fromWireI32(batch.expertIds, [3, 3])).toEqual(whole.expertIds.slice(12, 21));
     expect(fromWireF32(batch.expertWeights, [3, 3])).toEqual(whole.expertWeights.slice(12, 21));
-  });
-
-  it("leaves ids and weights out on dense layers", () => {
-    const trip = { passId: 5, microBatch: 1, layer: 1, pass: pass(9) };
-    const batch = activationBatch(options, trip, { from: 4, count: 3 }, meta);
-    expect(batch.expertIds).toMatchObject({ shape: [0, 0], bytes: new Uint8Array() });
-    expect(batch.expertWeights).toMatchObject({ shape: [0, 0], bytes: new Uint8Array() });
-    expect(batch.hidden.shape).toEqual([3, 96]);
   });
 });

@@ -38,7 +38,6 @@ class Bench {
       numShards: 1,
       hiddenSize: 4,
       topK: 2,
-      layerIsMoe: [false],
       wireDtype: "f32",
       dispatchTimeoutMs: TIMEOUT_MS,
       creditsPerShard: 64,

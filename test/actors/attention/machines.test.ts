@@ -18,7 +18,7 @@ import {
 describe("ping-pong machine", () => {
   const legal: Record<PingPongPhase, Partial<Record<PingPongEvent["type"], PingPongPhase>>> = {
     idle: { start: "attending" },
-    attending: { attended: "dispatched", abandon: "idle" },
+    attending: { attended: "dispatched", completed: "combining", abandon: "idle" },
     dispatched: { answered: "combining", abandon: "idle" },
     combining: { nextLayer: "attending", lastLayer: "sampling" },
     sampling: { sampled: "idle", abandon: "idle" },

@@ -18,8 +18,6 @@ const spec = fakeSpecs(2)[1] ?? { shard: 1, numShards: 2, experts: [1, 3] };
 
 function batchOf(numTokens: number, change: Partial<ActivationBatch> = {}, dtype: Exclude<WireDtype, "i32"> = "f32") {
   const layer = change.layer ?? 1;
-  const numRouted = layer === 1 ? numTokens : 0;
-  const width = layer === 1 ? topK : 0;
   const batch = {
     kind: "activations" as const,
     deployment: "d",
@@ -33,10 +31,10 @@ function batchOf(numTokens: number, change: Partial<ActivationBatch> = {}, dtype
     deadline: 1000,
     hidden: toWireF32(hiddenOf(numTokens), [numTokens, hiddenSize], dtype),
     expertIds: toWireI32(
-      Int32Array.from({ length: numRouted * width }, (_, i) => i % numExperts),
-      [numRouted, width],
+      Int32Array.from({ length: numTokens * topK }, (_, i) => i % numExperts),
+      [numTokens, topK],
     ),
-    expertWeights: toWireF32(new Float32Array(numRouted * width).fill(0.5), [numRouted, width], "f32"),
+    expertWeights: toWireF32(new Float32Array(numTokens * topK).fill(0.5), [numTokens, topK], "f32"),
   };
   const whole = { ...batch, ...change };
   return { ...whole, check: batchCheck(whole) };
@@ -131,7 +129,7 @@ afterEach(async () => {
 });
 
 describe("Expert", () => {
-  it("answers a MoE batch and a dense one, each with its own header", async () => {
+  it("answers batches of two layers, each with its own header", async () => {
     const b = open();
     b.send(batchOf(3));
     b.send(batchOf(2, { layer: 0, passId: 8, microBatch: 0, part: 5, attempt: 0 }));
@@ -253,13 +251,6 @@ describe("Expert: refusals", () => {
     ["no rows", batchOf(0), "bad-message", 1],
     ["too many rows", batchOf(MAX_BATCH_ROWS + 1), "bad-message", 1],
     ["rows of another width", { hidden: toWireF32(new Float32Array(10), [2, 5], "f32") }, "bad-message", 1],
-    ["a MoE batch without routes", { ...batchOf(2, { layer: 0 }), layer: 1 }, "bad-message", 1],
-    [
-      "a dense batch with routes",
-      { layer: 0, expertIds: batchOf(2).expertIds, expertWeights: batchOf(2).expertWeights },
-      "bad-message",
-      1,
-    ],
     ["an expert that is not there", { expertIds: toWireI32(Int32Array.of(0, 1, 2, 4), [2, 2]) }, "bad-message", 1],
     ["an expert below 0", { expertIds: toWireI32(Int32Array.of(0, 1, -1, 2), [2, 2]) }, "bad-message", 1],
   ];
@@ -283,6 +274,15 @@ describe("Expert: refusals", () => {
       await b.answered(2);
     });
   }
+
+  it("a dense layer, which is no expert's: bad-message", async () => {
+    const b = open({ config: { ...fakeConfig, layerKinds: ["dense", "moe", "moe"] } });
+    b.send(batchOf(2, { layer: 0 }));
+    expect(await b.answered(1)).toMatchObject([
+      { kind: "refused", layer: 0, error: { code: "bad-message", fields: { field: "layer", found: 0 } } },
+    ]);
+    expect(b.ffn.batches).toEqual([]);
+  });
 
   it("bytes that were changed on their way: corrupted, to the sender, who sends them again", async () => {
     const b = open();

@@ -230,12 +230,6 @@ describe("activations", () => {
     expect([error.code, error.fields["field"]]).toEqual(["bad-message", field]);
   });
 
-  it("of a dense layer have no experts", () => {
-    const none = { shape: [0, 0], bytes: new Uint8Array() };
-    const dense = { expertIds: { dtype: "i32", ...none }, expertWeights: { dtype: "f32", ...none } };
-    expect(decodeActivationBatch(encode({ ...activations, ...dense })).expertIds.shape).toEqual([0, 0]);
-  });
-
   it("may carry what a newer peer adds", () => {
     expect(decodeActivationBatch(encode({ ...activations, hint: 1 }))).not.toHaveProperty("hint");
   });

@@ -161,14 +161,13 @@ describe("a shard", () => {
     const hidden = Float32Array.from({ length: numTokens * hiddenSize }, (_, i) => Math.sin(i * 1.7));
     const expertIds = Int32Array.from({ length: numTokens * topK }, (_, i) => (Math.floor(i / topK) + i) % numExperts);
     const expertWeights = Float32Array.from(expertIds, (id, i) => 1 / (2 + id + (i % topK)));
-    for (const layer of [0, 1]) {
-      const routed = reference.config.layerKinds[layer] === "moe" ? topK : 0;
+    for (const layer of reference.config.layerKinds.flatMap((kind, i) => (kind === "moe" ? [i] : []))) {
       const rows = (from: number, to: number) => ({
         layer,
         numTokens: to - from,
         hidden: hidden.subarray(from * hiddenSize, to * hiddenSize),
-        expertIds: expertIds.subarray(from * routed, to * routed),
-        expertWeights: expertWeights.subarray(from * routed, to * routed),
+        expertIds: expertIds.subarray(from * topK, to * topK),
+        expertWeights: expertWeights.subarray(from * topK, to * topK),
       });
       const together = new Float32Array(numTokens * hiddenSize);
       await shard.forward(rows(0, numTokens), together);
