@@ -66,6 +66,14 @@ kill $keeper 2>/dev/null
 exit $status
 `;
 
+/**
+ * Megabytes of activations pass through a small heap: at Go's default it is collected all the time. Actors compute on the same
+ * cores: a server that may use all of them wakes a sleeping one for each message, which costs more than the message.
+ */
+function goSettings(numCores: number): Readonly<Record<string, string>> {
+  return { GOGC: "400", GOMAXPROCS: String(Math.max(1, Math.floor(numCores / 2))) };
+}
+
 export async function launchNatsServer(
   binary: { readonly path: string; readonly version: string; readonly source: string },
   options: LaunchOptions,
@@ -83,8 +91,7 @@ export async function launchNatsServer(
   const child = spawn("/bin/sh", ["-c", KEEPER, "rally-nats", binary.path, configFile, temporary ? storeDir : ""], {
     // A group of its own: Ctrl-C in the terminal is for us, and the actors need the server while they drain.
     detached: true,
-    // Megabytes of activations pass through a small heap: at Go's default it is collected all the time.
-    env: { GOGC: "400", ...process.env },
+    env: { ...goSettings(os.availableParallelism()), ...process.env },
     stdio: ["ignore", log, log, "pipe"],
   });
   closeSync(log);
