@@ -147,6 +147,7 @@ export class JetStream {
 export const Refusal = {
   noConsumer: 10014,
   noAccount: 10039,
+  noMessage: 10043,
   noResources: 10047,
   tooLarge: 10054,
   nameTaken: 10058,
@@ -206,9 +207,20 @@ function unavailable(message: string, fields: ErrorFields = {}): RallyError {
 
 /** `numberIn(info, "state", "messages")`; 0 where there is none. */
 export function numberIn(value: JsonValue | undefined, ...path: readonly string[]): number {
+  const found = valueIn(value, path);
+  return typeof found === "number" ? found : 0;
+}
+
+/** As `numberIn`, of a list; empty where there is none. */
+export function numbersIn(value: JsonValue | undefined, ...path: readonly string[]): number[] {
+  const found = valueIn(value, path);
+  return Array.isArray(found) ? found.filter((each) => typeof each === "number") : [];
+}
+
+function valueIn(value: JsonValue | undefined, path: readonly string[]): JsonValue | undefined {
   let found = value;
   for (const key of path) found = found !== undefined && isJson(found) ? found[key] : undefined;
-  return typeof found === "number" ? found : 0;
+  return found;
 }
 
 export function textOf(value: JsonValue | undefined): string {

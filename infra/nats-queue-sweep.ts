@@ -1,12 +1,13 @@
 import { RallyError } from "./errors.ts";
-import { numberIn, Refusal, refusalCode, type JetStream } from "./nats-jetstream.ts";
+import { type Json, numberIn, numbersIn, Refusal, refusalCode, type JetStream } from "./nats-jetstream.ts";
 
 const REPEAT_MS = 5000;
 
 /**
- * A nats-server that was killed has back jobs that were taken off the queue in its last two minutes. Their acknowledgements it
- * knows, so nobody gets them again, but they would fill up the queue for ever. Everything up to the consumer's
- * acknowledgement floor is done: this removes it, until the floor has passed all that was there after the crash.
+ * A nats-server that was killed has back jobs that were taken off the queue shortly before. Their acknowledgements it knows, so
+ * nobody gets them again, but they would fill up the queue for ever. Everything up to the consumer's acknowledgement floor is
+ * done: this removes it, until the floor has passed all that was there after the crash. One by one, because a server before
+ * 2.9.15 forgets every delivery under way when any part of a stream is purged: a job whose worker was lost would never come back.
  */
 export class QueueSweep {
   readonly #jetStream: JetStream;
@@ -46,15 +47,31 @@ export class QueueSweep {
   }
 
   async #sweep(): Promise<boolean> {
-    const stream = await this.#jetStream.call(`STREAM.INFO.${this.#stream}`);
     const consumer = await this.#jetStream.call(`CONSUMER.INFO.${this.#stream}.${this.#consumer}`);
+    const stream = await this.#jetStream.call(`STREAM.INFO.${this.#stream}`, { deleted_details: true });
     this.#target ??= numberIn(stream, "state", "last_seq");
     const floor = numberIn(consumer, "ack_floor", "stream_seq");
-    if (numberIn(stream, "state", "messages") > 0 && numberIn(stream, "state", "first_seq") <= floor) {
-      await this.#jetStream.call(`STREAM.PURGE.${this.#stream}`, { seq: floor + 1 });
-    }
+    for (const seq of seqsUpTo(floor, stream)) await this.#remove(seq);
     return floor >= this.#target;
   }
+
+  async #remove(seq: number): Promise<void> {
+    try {
+      await this.#jetStream.call(`STREAM.MSG.DELETE.${this.#stream}`, { seq, no_erase: true });
+    } catch (error) {
+      // Another worker sweeps, too.
+      if (refusalCode(error) !== Refusal.noMessage) throw error;
+    }
+  }
+}
+
+/** What a stream holds up to `floor`. */
+function seqsUpTo(floor: number, stream: Json): number[] {
+  if (numberIn(stream, "state", "messages") === 0) return [];
+  const gone = new Set(numbersIn(stream, "state", "deleted"));
+  const seqs: number[] = [];
+  for (let seq = numberIn(stream, "state", "first_seq"); seq <= floor; seq++) if (!gone.has(seq)) seqs.push(seq);
+  return seqs;
 }
 
 function isPointless(error: unknown): boolean {
