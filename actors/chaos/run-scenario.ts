@@ -42,12 +42,13 @@ export async function runScenario(options: RunOptions): Promise<ScenarioResult> 
   try {
     const run = randomBytes(3).toString("hex");
     const pool = workload(scenario.load, target.model, seed);
+    // Before anything is sent: what the run without faults leaks counts as well.
+    const before = await settled(target, clock);
     await loadOf(options, clock, pool, `warm-${run}`).run((count) => count < WARM_UP_REQUESTS);
     const reference = loadOf(options, clock, pool, `free-${run}`);
     await watched(options, clock, reference, "without faults", () => reference.run((count) => count < pool.length));
     checkInterrupted(signal);
     const expected = await faultFreeStreams(target, reference, clock);
-    const before = await settled(target, clock);
     const load = loadOf(options, clock, pool, `chaos-${run}`);
     const loadStartedAt = clock.elapsed();
     const watch = new StallWatch(clock);
@@ -101,7 +102,7 @@ async function faultFreeStreams(target: ChaosTarget, reference: Load, clock: Clo
   return reference.records.map(({ requestId }) => checkLog(requestId, logs.get(requestId) ?? [], undefined));
 }
 
-/** Nothing is under way, so what is held now is what is always held. */
+/** Nothing of ours is under way, so what is held now is what is always held. */
 async function settled(target: ChaosTarget, clock: Clock): Promise<Holdings> {
   await leaksOf(target, new Map(), { clock, limitMs: 3_000 });
   return await holdingsOf(target);

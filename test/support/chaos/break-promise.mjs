@@ -1,31 +1,43 @@
 /**
  * Loaded before an attention actor's own code (NODE_OPTIONS=--import): breaks one promise on purpose, in the one request whose id
- * ends in RALLY_TEST_BREAK_REQUEST, so that the oracle can be seen to see it.
+ * matches RALLY_TEST_BREAK_REQUEST, so that the oracle can be seen to see it.
  */
 import { pathToFileURL } from "node:url";
 
 const promise = process.env.RALLY_TEST_BREAK;
-const victim = process.env.RALLY_TEST_BREAK_REQUEST ?? "";
+const victim = new RegExp(process.env.RALLY_TEST_BREAK_REQUEST ?? "^$");
 const dist = process.env.RALLY_TEST_DIST ?? "";
 const load = (module) => import(pathToFileURL(`${dist}/${module}.js`).href);
 
 if (promise !== undefined && (process.env.RALLY_ROLE ?? "").includes('"role":"attention"')) {
-  if (promise === "leaked") await leakSlots();
+  if (promise === "leaked") await leakSlot();
   else await breakLog();
 }
 
-/** A sequence that nobody owns holds a slot in the engine: it is admitted beside the victim, and again before it has ended. */
-async function leakSlots() {
+/**
+ * The engine never gives the victim's place back. The main thread alone knows which request that is: it marks what it sends to
+ * the engine's thread, which keeps a place for nobody once the marked sequence has ended.
+ */
+async function leakSlot() {
+  const { OwnedRequests } = await load("actors/attention/owned-requests");
   const { RoleThread } = await load("actors/protocol/role-thread");
+  const { Sequences } = await load("actors/attention/sequences");
+  const { add } = OwnedRequests.prototype;
   const { post } = RoleThread.prototype;
-  let nextKey = 1_000_000_000;
+  const { draw } = Sequences.prototype;
+  let leakingKey;
+  OwnedRequests.prototype.add = function (key, owned) {
+    if (victim.test(owned.requestId)) leakingKey = key;
+    add.call(this, key, owned);
+  };
   RoleThread.prototype.post = function (message) {
-    post.call(this, message);
-    if (message.kind !== "admit" || nextKey > 1_000_000_000) return;
-    const leak = () =>
-      post.call(this, { kind: "admit", request: { ...message.request, key: nextKey++, maxTokens: 900 } });
-    setInterval(leak, 1_000).unref();
-    leak();
+    const isLeak = message.kind === "admit" && message.request.key === leakingKey;
+    post.call(this, isLeak ? { ...message, request: { ...message.request, isLeak } } : message);
+  };
+  Sequences.prototype.draw = function (due, ...rest) {
+    const tokens = draw.call(this, due, ...rest);
+    for (const { request, gone } of due) if (gone && request.isLeak) this.add({ ...request, key: -1 });
+    return tokens;
   };
 }
 
@@ -37,9 +49,8 @@ async function breakLog() {
   let seq = 1_000_000_000;
   NatsLog.prototype.append = async function (subject, payload, options) {
     const event = decode(payload);
-    const isVictim = !isDone && event.requestId?.startsWith("chaos-") && event.requestId.endsWith(victim);
     const hasTokens = event.kind === "tokens" && event.index > 0 && event.ids.length > 0;
-    if (!isVictim) return await append.call(this, subject, payload, options);
+    if (isDone || !victim.test(event.requestId)) return await append.call(this, subject, payload, options);
     const write = (changed) => append.call(this, subject, encode({ ...event, ...changed }), options);
     switch (promise) {
       case "lost":
