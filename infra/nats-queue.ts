@@ -148,6 +148,9 @@ export class NatsQueue implements WorkQueue {
       link.publish(subject, Buffer.from(JSON.stringify(request)), inbox);
     });
     for (const subscription of subscriptions) subscription.unsubscribe();
+    // Until the server knows that nobody listens any more, it may still give a job to this pull.
+    if (cancelled?.aborted === true)
+      await Promise.race([link.flush().catch(() => undefined), sleep(NO_WAIT_MS, undefined, { ref: false })]);
     return { jobs, status };
   }
 
