@@ -20,8 +20,13 @@ export interface LoadOptions {
 }
 
 /** Refusals after which a client comes back with the same request. */
-const COME_BACK: ReadonlySet<ErrorCode> = new Set(["overloaded", "store-unavailable", "server-unavailable", "timeout"]);
-const COME_BACK_MS = 200;
+export const COME_BACK: ReadonlySet<ErrorCode> = new Set([
+  "overloaded",
+  "store-unavailable",
+  "server-unavailable",
+  "timeout",
+]);
+export const COME_BACK_MS = 200;
 
 /** Sends requests as the arrival process says and keeps what came back. */
 export class Load {

@@ -1,11 +1,15 @@
 import { SeededRandom } from "../../infra/chaos/seeded.ts";
 import { encode } from "../../infra/codec.ts";
+import { RallyError } from "../../infra/errors.ts";
 import { readPlacement } from "../protocol/placement.ts";
 import { openRequestQueue } from "../protocol/streams.ts";
 import { type Subjects, subjectsOf } from "../protocol/subjects.ts";
 import { generateRequest } from "../client/generate-request.ts";
 import type { FaultOf } from "./faults.ts";
 import type { InjectorOptions } from "./injector-options.ts";
+import { COME_BACK, COME_BACK_MS } from "./load.ts";
+
+const PATIENCE_MS = 15_000;
 
 /** Faults that are messages: hostile ones, and honest ones once too often. */
 export class MessageFaults {
@@ -22,9 +26,18 @@ export class MessageFaults {
     this.#subjects = subjectsOf(options.target.deployment);
   }
 
-  /** What was done, in words. */
-  inject(fault: FaultOf<"message">): Promise<string> {
-    return fault.kind === "poison-message" ? this.#poison(fault.numbers.messages) : this.#deliverAgain();
+  /** What was done, in words. While the server is away, as another fault may have it, this one waits for its turn. */
+  async inject(fault: FaultOf<"message">): Promise<string> {
+    const { clock } = this.#options;
+    const until = clock.elapsed() + PATIENCE_MS;
+    for (;;) {
+      try {
+        return await (fault.kind === "poison-message" ? this.#poison(fault.numbers.messages) : this.#deliverAgain());
+      } catch (thrown) {
+        if (!COME_BACK.has(RallyError.from(thrown).code) || clock.elapsed() > until) throw thrown;
+      }
+      await new Promise<void>((resolve) => void clock.after(COME_BACK_MS, resolve));
+    }
   }
 
   /** Requests that are none go through the queue, as a client's would; the rest goes to everybody's subjects. */

@@ -9,9 +9,12 @@ import { compareRounds, type Comparison } from "./bench/compare.ts";
 import type { Command, CommandContext } from "./command.ts";
 import { natsSettingsOf, TOPOLOGY_FLAGS, topologyOf, CONNECTION_FLAGS } from "./deployment-flags.ts";
 import { badFlag, type FlagValues, integerFlag, noArguments, parseFlags, switchFlag, textFlag } from "./flags.ts";
+import { goodputTable, runGoodput } from "./bench/goodput-run.ts";
 import { workload } from "./bench/workload.ts";
 
 const { store: _store, trace: _trace, ...topologyFlags } = TOPOLOGY_FLAGS;
+
+const LOAD_FACTORS = [0.5, 1, 2, 4, 8];
 
 const flags = {
   compare: textFlag("WHAT", "what to compare with; monolith is the same engine and graphs in one process", "monolith"),
@@ -24,6 +27,14 @@ const flags = {
     5,
   ),
   "monolith-threads": integerFlag("N", "threads inside each of the monolith's graphs", { min: 1, max: 64 }, 2),
+  goodput: switchFlag("measure what is still done under 0.5 to 8 times the sustainable load, instead of a comparison"),
+  "deadline-ms": integerFlag(
+    "N",
+    "with --goodput: requests that take longer count for nothing",
+    { min: 100, max: 600_000 },
+    10_000,
+  ),
+  seconds: integerFlag("N", "with --goodput: measured time of each load", { min: 1, max: 3_600 }, 20),
   json: switchFlag("print one JSON object"),
   ...CONNECTION_FLAGS,
   ...topologyFlags,
@@ -40,10 +51,15 @@ round each to warm up.
 
 tokensPerSecond counts while every request of a round is decoding, at the client;
 tpotMs is the time per output token after a request's first; ratio is deployment ÷
-monolith. Shares are the deployment's during its rounds.`,
+monolith. Shares are the deployment's during its rounds.
+
+With --goodput it first finds how many requests per second --concurrency at once
+get done (the sustainable load), then sends multiples of that, arriving at random,
+and counts the output tokens of those that meet their deadline.`,
   examples: [
     ["rally bench", "32 requests at once"],
     ["rally bench --compare monolith --concurrency 8 --json", "for programs"],
+    ["rally bench --goodput --max-tokens 32", "the goodput curve"],
     ["rally bench --micro-batches 3 --replicas 2", "another topology"],
   ],
   flags,
@@ -59,18 +75,29 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const topology = topologyOf(values);
   const [config, tokenizer] = await Promise.all([loadConfig(topology.modelDir), loadTokenizer(topology.modelDir)]);
   const nats = natsSettingsOf(values, context.env);
-  const comparison = await compareRounds({
+  const common = {
     topology: { ...topology, deployment: `${topology.deployment}-bench` },
     ...(nats !== undefined && { nats }),
     requests: workload(tokenizer, config.bosTokenId, values.concurrency),
     maxTokens: values["max-tokens"],
-    numRounds: values.rounds,
-    monolithThreads: values["monolith-threads"],
-    progress: (text) => context.terminal.progress(text),
-    onKill: (callback) => context.onKill(callback),
+    progress: (text: string) => context.terminal.progress(text),
+    onKill: (callback: () => void) => context.onKill(callback),
     stopped: () => {
       if (context.interrupted.aborted) throw new RallyError("cancelled", "interrupted");
     },
+  };
+  if (values.goodput) {
+    const { seconds } = values;
+    const curve = await runGoodput({ ...common, deadlineMs: values["deadline-ms"], factors: LOAD_FACTORS, seconds });
+    context.terminal.done();
+    if (values.json) context.terminal.write(`${JSON.stringify({ machine: machine(), seconds, ...curve })}\n`);
+    else for (const line of goodputTable(curve)) context.terminal.write(`${line}\n`);
+    return 0;
+  }
+  const comparison = await compareRounds({
+    ...common,
+    numRounds: values.rounds,
+    monolithThreads: values["monolith-threads"],
   });
   context.terminal.done();
   const result = { machine: machine(), concurrency: values.concurrency, rounds: values.rounds, ...comparison };

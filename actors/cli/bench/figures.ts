@@ -4,7 +4,7 @@ export interface TokenTimes {
   readonly arrivals: readonly number[];
 }
 
-interface Percentiles {
+export interface Percentiles {
   readonly p50: number;
   readonly p99: number;
 }
@@ -49,7 +49,7 @@ function windowThroughput(requests: readonly TokenTimes[]): number {
   return (tokens * 1000) / (to - from);
 }
 
-function percentiles(values: readonly number[]): Percentiles {
+export function percentiles(values: readonly number[]): Percentiles {
   return { p50: percentile(values, 0.5), p99: percentile(values, 0.99) };
 }
 
