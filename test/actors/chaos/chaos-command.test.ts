@@ -86,8 +86,8 @@ faults:
     const file = scenario(
       "limit",
       `
-load: { arrival: { kind: closed, concurrency: 2 }, requests: 6, outputTokens: [{ min: 24, max: 32 }] }
-faults: [{ kind: stop, target: { role: attention }, durationMs: 400, atMs: 200 }]
+load: { arrival: { kind: closed, concurrency: 2 }, requests: 12, outputTokens: [{ min: 24, max: 32 }] }
+faults: [{ kind: stop, target: { role: attention }, durationMs: 800, atMs: 200 }]
 hold: { recoveryMs: { stop: { p99: 100 } } }
 `,
     );
