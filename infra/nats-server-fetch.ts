@@ -1,9 +1,10 @@
 import { execFile } from "node:child_process";
-import { createHash } from "node:crypto";
-import { chmod, mkdir, mkdtemp, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, rename, rm } from "node:fs/promises";
 import path from "node:path";
 import { promisify } from "node:util";
+import { download } from "./download.ts";
 import { RallyError } from "./errors.ts";
+import { inScratch } from "./scratch.ts";
 
 const run = promisify(execFile);
 
@@ -29,8 +30,6 @@ export interface FetchOptions {
   readonly progress: (text: string) => void;
 }
 
-const CONNECT_MS = 6000;
-const STALL_MS = 15_000;
 const APT_MS = 120_000;
 
 /** Puts the release's binary into the cache folder and answers with its path. */
@@ -40,18 +39,18 @@ export async function fetchRelease(release: NatsRelease, { cacheDir, progress }:
   if (expected === undefined) throw unavailable(`no release is pinned for ${platform}`);
   const name = `nats-server-v${release.version}-${platform}`;
   const url = `${release.baseUrl}/v${release.version}/${name}.tar.gz`;
-  progress(`nats-server: fetching ${url}`);
-  const archive = await download(url, progress);
-  const found = createHash("sha256").update(archive).digest("hex");
-  if (found !== expected) throw unavailable(`${url} has SHA-256 ${found}, expected ${expected}: not used`);
-  return await inScratch(cacheDir, async (scratch) => {
-    await writeFile(path.join(scratch, "archive.tar.gz"), archive);
-    await run("tar", ["-xzf", "archive.tar.gz"], { cwd: scratch });
-    return await install(
-      path.join(scratch, name, "nats-server"),
-      path.join(cacheDir, `nats-server-v${release.version}`),
-    );
-  });
+  const archive = await download({ url, sha256: expected, name: "nats-server", folder: cacheDir, progress });
+  try {
+    return await inScratch(cacheDir, async (scratch) => {
+      await run("tar", ["-xzf", archive], { cwd: scratch });
+      return await install(
+        path.join(scratch, name, "nats-server"),
+        path.join(cacheDir, `nats-server-v${release.version}`),
+      );
+    });
+  } finally {
+    await rm(archive, { force: true });
+  }
 }
 
 /**
@@ -93,48 +92,6 @@ export async function fetchDebianPackage({ cacheDir, progress }: FetchOptions): 
     const target = path.join(cacheDir, `nats-server-debian-${version.replace(/[^\w.+-]/g, "_")}`);
     return await install(path.join(scratch, "unpacked/usr/sbin/nats-server"), target);
   });
-}
-
-async function download(url: string, progress: (text: string) => void): Promise<Buffer> {
-  const abort = new AbortController();
-  let timer = setTimeout(() => abort.abort(new Error(`no answer within ${CONNECT_MS / 1000} s`)), CONNECT_MS);
-  try {
-    const response = await fetch(url, { signal: abort.signal });
-    if (!response.ok || response.body === null) throw new Error(`HTTP ${response.status}`);
-    const total = Number(response.headers.get("content-length") ?? 0);
-    const chunks: Uint8Array[] = [];
-    let received = 0;
-    let reported = 0;
-    for await (const chunk of response.body as AsyncIterable<Uint8Array>) {
-      clearTimeout(timer);
-      timer = setTimeout(() => abort.abort(new Error(`stalled for ${STALL_MS / 1000} s`)), STALL_MS);
-      chunks.push(chunk);
-      received += chunk.length;
-      if (total > 0 && received - reported > total / 4) {
-        reported = received;
-        progress(`nats-server: ${megabytes(received)} of ${megabytes(total)} MB`);
-      }
-    }
-    return Buffer.concat(chunks);
-  } catch (error) {
-    const reason = abort.signal.aborted ? abort.signal.reason : error;
-    const cause = reason instanceof Error && reason.cause instanceof Error ? `: ${reason.cause.message}` : "";
-    throw unavailable(`${url}: ${reason instanceof Error ? reason.message : String(reason)}${cause}`);
-  } finally {
-    clearTimeout(timer);
-  }
-}
-
-const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(1);
-
-async function inScratch(cacheDir: string, work: (scratch: string) => Promise<string>): Promise<string> {
-  await mkdir(cacheDir, { recursive: true });
-  const scratch = await mkdtemp(path.join(cacheDir, "fetching-"));
-  try {
-    return await work(scratch);
-  } finally {
-    await rm(scratch, { recursive: true, force: true });
-  }
 }
 
 /** Renaming is atomic: another process sees the whole binary or none. */

@@ -2,6 +2,7 @@ import type { Command } from "./command.ts";
 import { benchCommand } from "./bench.ts";
 import { chaosCommand } from "./chaos.ts";
 import { doctorCommand } from "./doctor.ts";
+import { gpuCommand } from "./gpu.ts";
 import { runCommand } from "./run.ts";
 import { joinCommand } from "./join.ts";
 import { placeCommand } from "./place.ts";
@@ -18,4 +19,5 @@ export const COMMANDS: readonly Command[] = [
   benchCommand,
   chaosCommand,
   doctorCommand,
+  gpuCommand,
 ];
