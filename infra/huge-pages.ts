@@ -9,7 +9,7 @@ export function withHugePages(env: Readonly<NodeJS.ProcessEnv>): NodeJS.ProcessE
 }
 
 /** Whether the environment has chosen, one way or the other. */
-export function asksForHugePages(env: Readonly<NodeJS.ProcessEnv>): boolean {
+function asksForHugePages(env: Readonly<NodeJS.ProcessEnv>): boolean {
   return tunablesOf(env).some((tunable) => tunable.startsWith("glibc.malloc.hugetlb="));
 }
 

@@ -1,5 +1,5 @@
 /**
- * A compiled graph. Implementation: `ort-session` (ONNX Runtime, CPU). Whoever owns a Session runs in a worker thread:
+ * A compiled graph. Implementation: `ort-session` (ONNX Runtime). Whoever owns a Session runs in a worker thread:
  * `run` blocks its thread.
  */
 export type TensorData = Float32Array | BigInt64Array | Int32Array;
@@ -23,8 +23,15 @@ export interface Session {
   release(): void;
 }
 
+/** What computes: ONNX Runtime's execution providers. */
+export const PROVIDERS = ["cpu", "cuda"] as const;
+export type Provider = (typeof PROVIDERS)[number];
+
 interface SessionOptions {
+  /** Threads of the CPU. */
   readonly numThreads: number;
+  /** "cpu" if left out. RallyError `provider-unavailable` where it cannot be had; never another one instead. */
+  readonly provider?: Provider;
 }
 
 export type OpenSession = (graphFile: string, options: SessionOptions) => Session;

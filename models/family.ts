@@ -1,9 +1,12 @@
+import type { Provider } from "../infra/session.ts";
 import type { ModelConfig } from "./config.ts";
 import type { AttentionStages, FfnShard, ShardSpec } from "./stages.ts";
 
 export interface OpenOptions {
   /** Threads that one graph may use. */
   readonly numThreads: number;
+  /** What computes; the CPU unless given. */
+  readonly provider?: Provider;
   /** Folder for the graphs made from the weights; the user's cache folder unless given. */
   readonly cacheDir?: string;
   /** Told what is being done when it takes a while. */

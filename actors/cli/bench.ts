@@ -2,7 +2,8 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { cpus, totalmem } from "node:os";
 import { RallyError } from "../../infra/errors.ts";
-import { asksForHugePages, withHugePages } from "../../infra/huge-pages.ts";
+import { withProvider } from "../../infra/gpu/provider.ts";
+import { withHugePages } from "../../infra/huge-pages.ts";
 import { loadConfig } from "../../models/load.ts";
 import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
 import { compareRounds, type Comparison } from "./bench/compare.ts";
@@ -66,12 +67,15 @@ and counts the output tokens of those that meet their deadline.`,
   run,
 };
 
+const READ_AT_START = ["GLIBC_TUNABLES", "LD_LIBRARY_PATH"];
+
 async function run(args: readonly string[], context: CommandContext): Promise<number> {
   const { values, positionals } = parseFlags(flags, args);
   noArguments("bench", positionals);
   if (values.compare !== "monolith") throw badFlag("compare", values.compare, "monolith");
   // The monolith computes in this process, which must have started as the actors start.
-  if (!asksForHugePages(context.env)) return inNewProcess(withHugePages(context.env));
+  const env = withHugePages(withProvider(values.provider, context.env));
+  if (READ_AT_START.some((name) => env[name] !== context.env[name])) return inNewProcess(env);
   const topology = topologyOf(values);
   const [config, tokenizer] = await Promise.all([loadConfig(topology.modelDir), loadTokenizer(topology.modelDir)]);
   const nats = natsSettingsOf(values, context.env);

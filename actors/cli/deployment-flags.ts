@@ -2,6 +2,7 @@ import path from "node:path";
 import { RallyError } from "../../infra/errors.ts";
 import { type NatsSettings, natsSettingsFromEnv } from "../../infra/nats-settings.ts";
 import { packageRoot } from "../../infra/own-file.ts";
+import { PROVIDERS } from "../../infra/session.ts";
 import { DEFAULT_TOPOLOGY, type Topology, TOPOLOGY_LIMITS } from "../supervisor/topology.ts";
 import { choiceFlag, type FlagValues, integerFlag, nameFlag, orWord, textFlag } from "./flags.ts";
 
@@ -50,6 +51,7 @@ export const TOPOLOGY_FLAGS = {
     "how activations travel; only f32 keeps every token exact",
     DEFAULT_TOPOLOGY.wireDtype,
   ),
+  provider: choiceFlag(PROVIDERS, "what computes; cuda needs a GPU and rally gpu setup", DEFAULT_TOPOLOGY.provider),
   store: textFlag("DIR", "where a server of our own keeps requests and tokens"),
   trace: textFlag("FILE", "write Chrome trace events of all actors at the end; opens in https://ui.perfetto.dev"),
 };
@@ -65,6 +67,7 @@ export function topologyOf(values: TopologyValues): Topology {
     numReplicas: values.replicas,
     microBatches: values["micro-batches"],
     wireDtype: values.wire,
+    provider: values.provider,
   };
 }
 

@@ -1,31 +1,24 @@
-import { accessSync, constants, mkdirSync, readFileSync } from "node:fs";
-import { createRequire } from "node:module";
+import { accessSync, constants, mkdirSync } from "node:fs";
 import os from "node:os";
-import path from "node:path";
 import { RallyError } from "../../infra/errors.ts";
+import { installedOrt } from "../../infra/gpu/ort-library.ts";
+import { systemCudaPorts } from "../../infra/gpu/provider.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
 import { findNatsServer, type RunningNatsServer, startNatsServer } from "../../infra/nats-server.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
-import { packageRoot } from "../../infra/own-file.ts";
 import { cacheFolder, dataFolder } from "../../infra/settings.ts";
 import { hashModel, loadConfig } from "../../models/load.ts";
 import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
 import { describeDeployments, listActors } from "./actors.ts";
+import type { Check } from "./check.ts";
+import { checkGpu } from "./check-gpu.ts";
 import type { Command, CommandContext } from "./command.ts";
 import { modelDirOf, natsSettingsOf, SERVER_FLAGS, TOPOLOGY_FLAGS } from "./deployment-flags.ts";
 import { noArguments, parseFlags, switchFlag } from "./flags.ts";
 
-/** One thing that Rally needs. */
-interface Check {
-  readonly name: string;
-  readonly state: "ok" | "warning" | "missing";
-  readonly found: string;
-  /** What to do about it; nothing when it is in order. */
-  readonly advice?: string;
-}
-
 const flags = {
   model: TOPOLOGY_FLAGS.model,
+  provider: TOPOLOGY_FLAGS.provider,
   ...SERVER_FLAGS,
   json: switchFlag("print one JSON object: {ok, checks: [{name, state, found, advice?}]}"),
 };
@@ -36,11 +29,13 @@ export const doctorCommand: Command = {
   usage: "[flags]",
   description: `Checks everything that Rally needs on this machine: Node.js, ONNX Runtime, a
 nats-server with JetStream (it is started for a moment, or asked, also for the
-actors on it, if --nats or $NATS_URL names one), the model, memory, folders. Downloads nothing.
+actors on it, if --nats or $NATS_URL names one), the model, memory, folders, and what
+a GPU needs, which is only missing with --provider cuda. Downloads nothing.
 
 Exit status: 0 if Rally can run, 1 if something is missing.`,
   examples: [
     ["rally doctor", "this machine and the bundled model"],
+    ["rally doctor --provider cuda", "what this machine lacks to compute on its GPU"],
     ["rally doctor --model ./my-model --json", "for programs"],
   ],
   flags,
@@ -57,6 +52,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
     await checkOnnxRuntime(),
     ...(nats === undefined ? await checkOwnServer(context.env) : await checkExistingServer(nats)),
     await checkModel(modelDir),
+    ...(await checkGpu(values.provider, systemCudaPorts(context.env))),
     checkMachine(),
     checkFolder("cache folder", cacheFolder(context.env), "XDG_CACHE_HOME"),
     checkFolder("data folder", dataFolder(context.env), "XDG_DATA_HOME"),
@@ -91,10 +87,7 @@ async function checkOnnxRuntime(): Promise<Check> {
   try {
     // Loads the native library, which is what may fail.
     await import("../../infra/ort-session.ts");
-    const { resolve } = createRequire(path.join(packageRoot, "package.json"));
-    const manifest = path.join(path.dirname(resolve("onnxruntime-node")), "..", "package.json");
-    const { version } = JSON.parse(readFileSync(manifest, "utf8")) as { version: string };
-    return { name, state: "ok", found: `${version} loads` };
+    return { name, state: "ok", found: `${installedOrt().version} loads` };
   } catch (thrown) {
     const advice = "run npm install again; on Linux it needs glibc (Alpine's musl will not do)";
     return { name, state: "missing", found: messageOf(thrown), advice };

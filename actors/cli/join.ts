@@ -22,6 +22,7 @@ const flags = {
   model: TOPOLOGY_FLAGS.model,
   "micro-batches": TOPOLOGY_FLAGS["micro-batches"],
   wire: TOPOLOGY_FLAGS.wire,
+  provider: TOPOLOGY_FLAGS.provider,
   trace: TOPOLOGY_FLAGS.trace,
   ...CONNECTION_FLAGS,
   json: switchFlag("print events as JSON objects, one a line: ready, restarted, warning, stopped"),

@@ -10,6 +10,7 @@ export interface ServingTopology {
   readonly replicas?: number;
   readonly microBatches?: number | "auto";
   readonly wire?: string;
+  readonly provider?: string;
   readonly model?: string;
   readonly nats: NatsDescription;
   /** Started for this command and gone after it. */
@@ -24,6 +25,7 @@ export function servingTopology(topology: Topology, nats: NatsDescription, ephem
     replicas: topology.numReplicas,
     microBatches: topology.microBatches,
     wire: topology.wireDtype,
+    provider: topology.provider,
     model: topology.modelDir,
     nats,
     ephemeral,
@@ -31,7 +33,7 @@ export function servingTopology(topology: Topology, nats: NatsDescription, ephem
 }
 
 export function describeTopology(serving: ServingTopology): string {
-  const { deployment, attention, experts, replicas, microBatches, wire, nats, ephemeral } = serving;
+  const { deployment, attention, experts, replicas, microBatches, wire, provider, nats, ephemeral } = serving;
   const parts = [ephemeral ? "started for this run" : `deployment ${deployment}`];
   if (attention !== undefined) parts.push(count(attention, "attention actor"));
   if (experts !== undefined) {
@@ -40,6 +42,7 @@ export function describeTopology(serving: ServingTopology): string {
   }
   if (microBatches !== undefined) parts.push(`micro-batches ${microBatches}`);
   if (wire !== undefined) parts.push(`wire ${wire}`);
+  if (provider !== undefined) parts.push(`provider ${provider}`);
   return `${parts.join(", ")}; nats-server ${nats.version} (${nats.source}, ${nats.url})`;
 }
 

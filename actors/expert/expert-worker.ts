@@ -18,10 +18,10 @@ const clock = systemClock;
 const post = (message: FromExpert) => port.postMessage(message);
 
 async function start(): Promise<void> {
-  const { id, deployment, epoch, modelDir, shard } = settings;
+  const { id, deployment, epoch, modelDir, provider, shard } = settings;
   const config = await loadConfig(modelDir);
   const progress = (text: string) => post({ kind: "progress", text });
-  const ffn = await openFfnShard(modelDir, spec, { numThreads: 1, progress });
+  const ffn = await openFfnShard(modelDir, spec, { numThreads: 1, provider, progress });
   const nats = await connectNats(settings.nats, { name: id });
   const trace = new TraceBuffer({ enabled: settings.trace, clock, processId: process.pid });
   trace.name(id, { 0: `experts of shard ${shard}` });

@@ -1,5 +1,6 @@
 import type { WireError } from "../../infra/errors.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
+import type { Provider } from "../../infra/session.ts";
 import type { WireDtype } from "../../infra/tensor.ts";
 
 /**
@@ -11,6 +12,8 @@ interface CommonSettings {
   readonly deployment: string;
   readonly nats: NatsSettings;
   readonly modelDir: string;
+  /** What its graphs run on. */
+  readonly provider: Provider;
   /** Collect trace events, to be fetched with the `trace` command. */
   readonly trace: boolean;
 }

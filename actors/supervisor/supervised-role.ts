@@ -25,7 +25,7 @@ export interface SupervisedRoleOptions {
 }
 
 /** Errors that the next start would only meet again. */
-const HOPELESS: readonly ErrorCode[] = ["bad-settings", "bad-model", "unsupported-model"];
+const HOPELESS: readonly ErrorCode[] = ["bad-settings", "bad-model", "unsupported-model", "provider-unavailable"];
 /** Starts in a row that never got ready, after which a slot is given up. */
 const MAX_FIRST_STARTS = 5;
 const HEALTHY_AFTER_MS = 10_000;

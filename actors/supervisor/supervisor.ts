@@ -1,6 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { type Clock, systemClock } from "../../infra/clock.ts";
 import { RallyError } from "../../infra/errors.ts";
+import { requireProvider } from "../../infra/gpu/provider.ts";
 import { connectNats, type NatsConnection } from "../../infra/nats-connect.ts";
 import { startNatsServer } from "../../infra/nats-server.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
@@ -56,6 +57,7 @@ export interface SupervisorPorts {
   readonly startServer: typeof startNatsServer;
   readonly folder: StoreFolder;
   readonly kill: (pid: number, signal: "SIGTERM" | "SIGKILL") => void;
+  readonly requireProvider: typeof requireProvider;
   readonly describeModel: (modelDir: string) => Promise<{ readonly modelHash: string; readonly numExperts: number }>;
 }
 
@@ -110,6 +112,7 @@ export class Supervisor {
     try {
       const { topology, nats, trace = false } = this.#options;
       checkTopology(topology);
+      if (topology.provider !== "cpu") await this.#unlessStopped(this.#ports.requireProvider(topology.provider));
       const { deployment, modelDir } = topology;
       const model = this.#ports.describeModel(modelDir);
       // Looked at once the server is there.
@@ -319,6 +322,7 @@ function defaultPorts(): SupervisorPorts {
         // It has ended in the meantime.
       }
     },
+    requireProvider,
     async describeModel(modelDir) {
       const [{ numExperts }, modelHash] = await Promise.all([loadConfig(modelDir), hashModel(modelDir)]);
       return { modelHash, numExperts };

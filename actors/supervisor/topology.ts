@@ -13,6 +13,7 @@ export interface Topology {
   readonly numReplicas: number;
   readonly microBatches: AttentionSettings["microBatches"];
   readonly wireDtype: AttentionSettings["wireDtype"];
+  readonly provider: AttentionSettings["provider"];
 }
 
 export const DEFAULT_TOPOLOGY: Omit<Topology, "modelDir"> = {
@@ -22,6 +23,7 @@ export const DEFAULT_TOPOLOGY: Omit<Topology, "modelDir"> = {
   numReplicas: 1,
   microBatches: "auto",
   wireDtype: "f32",
+  provider: "cpu",
 };
 
 /** Limits that keep a slip of the finger from starting thousands of processes. */
@@ -45,7 +47,7 @@ export interface RoleSlot {
 
 /** Attention actors know no shards: what there is to dispatch to, the placement says. */
 export function attentionSlots(topology: Topology, nats: NatsSettings, trace: boolean): RoleSlot[] {
-  const { deployment, modelDir, numAttention, microBatches, wireDtype } = topology;
+  const { deployment, modelDir, numAttention, microBatches, wireDtype, provider } = topology;
   return Array.from({ length: numAttention }, (_, i) => ({
     role: "attention",
     name: `attention-${i}`,
@@ -55,6 +57,7 @@ export function attentionSlots(topology: Topology, nats: NatsSettings, trace: bo
       deployment,
       nats,
       modelDir,
+      provider,
       trace,
       microBatches,
       wireDtype,
@@ -70,7 +73,7 @@ export function expertSlots(
   trace: boolean,
   placed: { readonly epoch: number; readonly shards: readonly number[]; readonly suffix: string },
 ): RoleSlot[] {
-  const { deployment, modelDir, numReplicas } = topology;
+  const { deployment, modelDir, numReplicas, provider } = topology;
   const { epoch, suffix } = placed;
   return placed.shards.flatMap((shard) =>
     Array.from({ length: numReplicas }, (_, replica): RoleSlot => ({
@@ -82,6 +85,7 @@ export function expertSlots(
         deployment,
         nats,
         modelDir,
+        provider,
         trace,
         epoch,
         shard,

@@ -1,4 +1,13 @@
+import { existsSync } from "node:fs";
+import { expect, test } from "vitest";
 import { openOrtSession } from "../../infra/ort-session.ts";
 import { sessionContract } from "./session.contract.ts";
 
 sessionContract("ort-session", openOrtSession);
+
+test.skipIf(existsSync("/proc/driver/nvidia"))("a provider that this machine lacks is refused, not replaced", () => {
+  const open = () => openOrtSession("/any/graph.onnx", { numThreads: 1, provider: "cuda" });
+  expect(open).toThrow(
+    expect.objectContaining({ code: "provider-unavailable", message: expect.stringContaining("rally doctor") }),
+  );
+});

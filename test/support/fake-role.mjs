@@ -14,5 +14,6 @@ if (settings.deployment === "crashing") {
   console.error("about to crash");
   throw new Error("this role always crashes");
 }
-process.send({ kind: "progress", text: `role ${settings.role}` });
+const text = settings.deployment === "environment" ? process.env.LD_LIBRARY_PATH : `role ${settings.role}`;
+process.send({ kind: "progress", text });
 process.send({ kind: "ready" });

@@ -1,7 +1,8 @@
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
+import { checkProvider } from "../../../actors/cli/check-gpu.ts";
 import { doctorCommand } from "../../../actors/cli/doctor.ts";
 import { rally } from "../../support/cli.ts";
 
@@ -80,4 +81,34 @@ test("for a person it is a table", async () => {
   expect(stdout).toMatch(/^missing +model +/m);
   expect(stdout).toContain("Rally cannot run here yet.");
   expect(status).toBe(1);
+});
+
+const hasGpu = existsSync("/proc/driver/nvidia");
+
+test.skipIf(hasGpu)("no GPU is no lack", async () => {
+  const { of } = await diagnose(["--model", dir]);
+  expect(of("GPU")).toMatchObject({ state: "ok", found: expect.stringContaining("none; --provider cpu") });
+  expect(of("CUDA provider")).toBeUndefined();
+});
+
+test.skipIf(hasGpu)("unless it is to compute", async () => {
+  const { status, ok, of } = await diagnose(["--provider", "cuda"]);
+  expect(of("NVIDIA driver")).toMatchObject({ state: "missing", found: "none" });
+  expect(of("CUDA provider")).toMatchObject({ state: "missing", advice: expect.stringContaining("rally gpu setup") });
+  expect([status, ok]).toEqual([1, false]);
+});
+
+test("a graph is run to see whether a provider computes", async () => {
+  expect(await checkProvider("cpu", process.env, "missing")).toEqual({
+    name: "provider cpu",
+    state: "ok",
+    found: "computes",
+  });
+});
+
+test.skipIf(hasGpu)("and if it does not, its words are told", async () => {
+  expect(await checkProvider("cuda", { ...process.env, XDG_CACHE_HOME: dir }, "missing")).toMatchObject({
+    state: "missing",
+    found: expect.stringContaining("did not load"),
+  });
 });

@@ -1,4 +1,4 @@
-import { copyFileSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
 import path from "node:path";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { RallyClient } from "../../../actors/client/rally-client.ts";
@@ -95,6 +95,21 @@ test("a reader that goes away ends it without complaint", async () => {
   expect(await run.status).toBe(0);
   expect(run.output.stderr).not.toMatch(/EPIPE|rally:/);
   await expectNothingLeft();
+});
+
+test.skipIf(existsSync("/proc/driver/nvidia"))("cuda without a GPU is an error and starts nothing", async () => {
+  for (const args of [
+    ["up"],
+    ["run", "Once"],
+    ["join", "--replicas", "1", "--nats", "nats://127.0.0.1:1"],
+    ["bench"],
+  ]) {
+    const refused = rally(...args, "--provider", "cuda", "--json");
+    expect(await refused.status).toBe(1);
+    expect(refused.output.stdout).toContain('"code":"provider-unavailable"');
+    expect(refused.output.stderr).toMatch(/NVIDIA driver: none[\s\S]*rally doctor --provider cuda/);
+    await expectNothingLeft();
+  }
 });
 
 test("a supervisor killed outright takes everything with it", async () => {

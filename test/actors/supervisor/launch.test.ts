@@ -1,12 +1,17 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { afterEach, expect, test } from "vitest";
+import { afterAll, afterEach, expect, test } from "vitest";
 import { forkLauncher, type RoleProcess } from "../../../actors/supervisor/launch.ts";
-import { attentionSlots, type RoleSlot } from "../../../actors/supervisor/topology.ts";
+import { attentionSlots, type RoleSlot, type Topology } from "../../../actors/supervisor/topology.ts";
 import type { RoleReport } from "../../../actors/protocol/role.ts";
 import { topologyOf } from "../../support/topology.ts";
 
 const fakeRole = fileURLToPath(new URL("../../support/fake-role.mjs", import.meta.url));
 const started: Forked[] = [];
+const cudaHome = mkdtempSync(path.join(tmpdir(), "rally-test-"));
+afterAll(() => rmSync(cudaHome, { recursive: true }));
 
 interface Forked {
   readonly process: RoleProcess;
@@ -15,19 +20,22 @@ interface Forked {
 }
 
 /** A real process with a real channel. */
-function fork(deployment: string, file = fakeRole): Forked {
+function fork(deployment: string, file = fakeRole, provider: Topology["provider"] = "cpu"): Forked {
   const reports: RoleReport[] = [];
   let wake: (() => void) | undefined;
   let ended: ((how: string) => void) | undefined;
   const exited = new Promise<string>((resolve) => (ended = resolve));
-  const [slot] = attentionSlots(topologyOf({ deployment }), { url: "nats://test" }, false);
-  const process = forkLauncher(() => file)((slot as RoleSlot).settings("attention-0-x"), {
-    report: (report) => {
-      reports.push(report);
-      wake?.();
+  const [slot] = attentionSlots(topologyOf({ deployment, provider }), { url: "nats://test" }, false);
+  const process = forkLauncher(() => file, { LD_LIBRARY_PATH: "/mine", CUDA_HOME: cudaHome })(
+    (slot as RoleSlot).settings("attention-0-x"),
+    {
+      report: (report) => {
+        reports.push(report);
+        wake?.();
+      },
+      exit: (how, lastLines) => ended?.(`${how}; ${lastLines}`),
     },
-    exit: (how, lastLines) => ended?.(`${how}; ${lastLines}`),
-  });
+  );
   const forked = {
     process,
     exited,
@@ -70,6 +78,17 @@ test("settings go in, reports and answers come out, drain ends it", async () => 
   role.send({ kind: "stats" });
   role.disconnect();
   role.kill("SIGKILL");
+});
+
+test("a role that computes on a GPU finds CUDA's libraries", async () => {
+  const onCpu = fork("environment");
+  expect(await onCpu.heard("progress")).toEqual({ kind: "progress", text: "/mine" });
+  mkdirSync(path.join(cudaHome, "lib64"));
+  // Not on this machine's own loader path, whatever else is.
+  writeFileSync(path.join(cudaHome, "lib64/libcurand.so.10"), "");
+  const onGpu = fork("environment", fakeRole, "cuda");
+  const { text } = (await onGpu.heard("progress")) as { readonly text: string };
+  expect(text.split(":")).toEqual(expect.arrayContaining(["/mine", path.join(cudaHome, "lib64")]));
 });
 
 test("closing the channel ends it", async () => {

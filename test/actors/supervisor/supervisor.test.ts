@@ -51,6 +51,7 @@ function supervisorWith(options: Partial<SupervisorOptions> = {}, ports: Ports =
         log.push("connected");
         return { bus, durable, serverVersion: "2.9.10", close: async () => void log.push("disconnected") };
       },
+      requireProvider: async () => undefined,
       describeModel: async () => ({ modelHash: "abc", numExperts: 2 }),
       folder: new FakeFolder(),
       kill: () => undefined,
@@ -167,6 +168,22 @@ describe("a failed start leaves nothing behind", () => {
     await expect(supervisor.start()).rejects.toMatchObject({ code: "server-unavailable" });
     expect(log).toEqual([]);
     expect(events).toEqual([]);
+  });
+
+  test("a provider that this machine lacks: before anything starts", async () => {
+    const asked: unknown[] = [];
+    const supervisor = supervisorWith(
+      { topology: topologyOf({ provider: "cuda" }) },
+      {
+        async requireProvider(provider) {
+          asked.push(provider);
+          throw new RallyError("provider-unavailable", "no GPU");
+        },
+      },
+    );
+    await expect(supervisor.start()).rejects.toMatchObject({ code: "provider-unavailable" });
+    expect(asked).toEqual(["cuda"]);
+    expect([log, fake.roles]).toEqual([[], []]);
   });
 
   test("no connection", async () => {

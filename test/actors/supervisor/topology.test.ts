@@ -19,6 +19,14 @@ test("one slot per replica of every shard that is hosted, for one placement", ()
   expect(later?.name).toBe("expert-0-e7");
 });
 
+test("every role computes on the topology's provider", () => {
+  const topology = topologyOf({ provider: "cuda" });
+  const placed = { epoch: 1, shards: [0], suffix: "" };
+  const slots = [...attentionSlots(topology, nats, false), ...expertSlots(topology, nats, false, placed)];
+  expect(slots.map((slot) => slot.settings("a").provider)).toEqual(["cuda", "cuda"]);
+  expect(topologyOf().provider).toBe("cpu");
+});
+
 test.each<[keyof Topology, Partial<Topology>]>([
   ["deployment", { deployment: "a b" }],
   ["numAttention", { numAttention: -1 }],

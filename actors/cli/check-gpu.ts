@@ -1,0 +1,46 @@
+import { execFile } from "node:child_process";
+import { promisify } from "node:util";
+import { inspectCuda, systemCudaPorts, withProvider } from "../../infra/gpu/provider.ts";
+import { compiledFile } from "../../infra/own-file.ts";
+import type { Provider } from "../../infra/session.ts";
+import type { Check } from "./check.ts";
+
+const run = promisify(execFile);
+/** The first use of a GPU loads a good deal. */
+const PROBE_LIMIT_MS = 60_000;
+
+/** What there is of a GPU and what it needs; a lack is one only where `provider` is to be cuda. */
+export async function checkGpu(provider: Provider, ports = systemCudaPorts(process.env)): Promise<Check[]> {
+  const needs = await inspectCuda(ports);
+  const [driver] = needs;
+  if (provider === "cpu" && driver?.found === "none") {
+    const found = "none; --provider cpu needs none (rally doctor --provider cuda says what a GPU would need)";
+    return [{ name: "GPU", state: "ok", found }];
+  }
+  const lack = provider === "cuda" ? "missing" : "warning";
+  const checks = needs.map(({ name, ...rest }): Check => ({
+    name,
+    state: rest.advice === undefined ? "ok" : lack,
+    ...rest,
+  }));
+  if (checks.some(({ state }) => state !== "ok")) return checks;
+  return [...checks, await checkProvider("cuda", ports.env, lack)];
+}
+
+/** Runs a graph, in a process of its own, as the actors have. */
+export async function checkProvider(
+  provider: Provider,
+  env: NodeJS.ProcessEnv,
+  lack: "missing" | "warning",
+): Promise<Check> {
+  const name = `provider ${provider}`;
+  const file = compiledFile("actors/cli/try-provider");
+  try {
+    await run(process.execPath, [file, provider], { env: withProvider(provider, env), timeout: PROBE_LIMIT_MS });
+    return { name, state: "ok", found: "computes" };
+  } catch (thrown) {
+    const text = thrown instanceof Error && "stderr" in thrown ? String(thrown.stderr) : String(thrown);
+    const advice = "everything is there and yet it does not compute: check that driver and libraries fit each other";
+    return { name, state: lack, found: text.trim().split("\n").slice(-3).join(" ").slice(0, 600), advice };
+  }
+}
