@@ -20,7 +20,7 @@ export const ERROR_CODES = [
   "session-failed", // ONNX Runtime refused a graph or a run
   "server-unavailable", // no nats-server could be found, fetched, started or reached
   "store-unavailable", // JetStream is off, full or read-only
-  "provider-unavailable", // `cuda` was asked for, and the GPU or something that it needs is not there
+  "provider-unavailable", // a way to compute was asked for, and the GPU or something else that it needs is not there
   "fetch-failed", // a file could not be fetched from anywhere
   "hash-mismatch", // a file was fetched, but it is not the one that was pinned
   "no-disk-space",

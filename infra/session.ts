@@ -27,7 +27,7 @@ export interface Session {
 export const PROVIDERS = ["cpu", "cuda"] as const;
 export type Provider = (typeof PROVIDERS)[number];
 
-interface SessionOptions {
+export interface SessionOptions {
   /** Threads of the CPU. */
   readonly numThreads: number;
   /** "cpu" if left out. RallyError `provider-unavailable` where it cannot be had; never another one instead. */

@@ -1,8 +1,11 @@
 import { execFile } from "node:child_process";
+import { existsSync } from "node:fs";
 import { promisify } from "node:util";
-import { inspectCuda, systemCudaPorts, withProvider } from "../../infra/gpu/provider.ts";
+import { inspectCuda, type Need, systemCudaPorts, withProvider } from "../../infra/gpu/provider.ts";
+import { addonFile } from "../../infra/native/build.ts";
 import { compiledFile } from "../../infra/own-file.ts";
 import type { Provider } from "../../infra/session.ts";
+import { cacheFolder } from "../../infra/settings.ts";
 import type { Check } from "./check.ts";
 
 const run = promisify(execFile);
@@ -18,13 +21,22 @@ export async function checkGpu(provider: Provider, ports = systemCudaPorts(proce
     return [{ name: "GPU", state: "ok", found }];
   }
   const lack = provider === "cuda" ? "missing" : "warning";
-  const checks = needs.map(({ name, ...rest }): Check => ({
+  const checks = [...needs, addonNeed(ports.env)].map(({ name, ...rest }): Check => ({
     name,
-    state: rest.advice === undefined ? "ok" : lack,
+    state: rest.advice === undefined ? "ok" : name === ADDON ? "warning" : lack,
     ...rest,
   }));
-  if (checks.some(({ state }) => state !== "ok")) return checks;
+  if (needs.some(({ advice }) => advice !== undefined)) return checks;
   return [...checks, await checkProvider("cuda", ports.env, lack)];
+}
+
+const ADDON = "native addon";
+
+/** Nothing depends on it yet, so its absence is worth a word, no more. */
+function addonNeed(env: NodeJS.ProcessEnv): Need {
+  const file = addonFile(cacheFolder(env));
+  if (existsSync(file)) return { name: ADDON, found: file };
+  return { name: ADDON, found: "not built", advice: "rally gpu setup builds it where there is a C++ compiler" };
 }
 
 /** Runs a graph, in a process of its own, as the actors have. */

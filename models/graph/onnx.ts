@@ -1,7 +1,7 @@
 import { ProtobufWriter } from "./protobuf.ts";
 
 /** ONNX element types that Rally's graphs use, by their numbers in the format. */
-const ELEMENT_TYPES = { f32: 1, i64: 7 } as const;
+const ELEMENT_TYPES = { f32: 1, i32: 6, i64: 7 } as const;
 type ElementType = keyof typeof ELEMENT_TYPES;
 
 /** A dimension known when the graph is written, or the name of one that each run decides. */
@@ -19,11 +19,13 @@ export interface ExternalData {
 const OPSET = 21;
 const IR_VERSION = 10;
 const MICROSOFT = "com.microsoft";
+const RALLY = "rally";
 
 /** Builds one ONNX model. Values are named by the strings that its methods return. */
 export class OnnxGraph {
   readonly #graph = new ProtobufWriter();
   #nextNode = 0;
+  #hasOwnOperators = false;
 
   constructor(name: string) {
     this.#graph.string(2, name);
@@ -80,6 +82,12 @@ export class OnnxGraph {
     return this.#node(MICROSOFT, op, inputs, outputs, attributes);
   }
 
+  /** The same for operators of our own, which a session must be told the library of. */
+  own(op: string, inputs: readonly string[], outputs: readonly string[], attributes?: Attributes): string {
+    this.#hasOwnOperators = true;
+    return this.#node(RALLY, op, inputs, outputs, attributes);
+  }
+
   /** One flat output with the given values behind each other: an output costs a run more than the copy does. */
   blocks(values: readonly string[], output: string): void {
     this.integers(`${output}_flat`, [-1]);
@@ -93,10 +101,8 @@ export class OnnxGraph {
     model.integer(1, IR_VERSION);
     model.string(2, "rally");
     model.bytes(7, this.#graph.finish());
-    for (const [domain, version] of [
-      ["", OPSET],
-      [MICROSOFT, 1],
-    ] as const) {
+    const domains = { "": OPSET, [MICROSOFT]: 1, ...(this.#hasOwnOperators && { [RALLY]: 1 }) };
+    for (const [domain, version] of Object.entries(domains)) {
       model.message(8, (writer) => {
         writer.string(1, domain);
         writer.integer(2, version);

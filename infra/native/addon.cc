@@ -1,0 +1,192 @@
+#include "js.h"
+#include "lane.h"
+
+/** What JavaScript calls; native.ts gives each function its types. */
+
+namespace rally {
+
+namespace {
+
+napi_value undefined(napi_env env) {
+  napi_value value = nullptr;
+  napi_get_undefined(env, &value);
+  return value;
+}
+
+napi_value texts_value(napi_env env, const std::vector<std::string>& texts) {
+  napi_value array = nullptr;
+  napi_create_array_with_length(env, texts.size(), &array);
+  for (uint32_t i = 0; i < texts.size(); i++) napi_set_element(env, array, i, text_value(env, texts[i]));
+  return array;
+}
+
+ONNXTensorElementDataType element_type(const Arguments& arguments, size_t i) {
+  return static_cast<ONNXTensorElementDataType>(arguments.integer(i));
+}
+
+/** load(library): void */
+napi_value load(const Arguments& arguments) {
+  load_ort(arguments.text(0));
+  return undefined(arguments.env);
+}
+
+/** openSession(graphFile, numThreads, provider, providerOptions, configs, customOpLibraries): handle */
+napi_value open_session(const Arguments& arguments) {
+  SessionSettings settings{arguments.text(0),  arguments.integer(1), arguments.text(2),
+                           arguments.texts(3), arguments.texts(4),   arguments.texts(5)};
+  return handle(arguments.env, std::make_shared<Session>(settings));
+}
+
+/** names(session): [inputs, outputs] */
+napi_value names(const Arguments& arguments) {
+  const auto& session = arguments.object<Session>(0);
+  napi_value both = nullptr;
+  napi_create_array_with_length(arguments.env, 2, &both);
+  napi_set_element(arguments.env, both, 0, texts_value(arguments.env, session->inputs()));
+  napi_set_element(arguments.env, both, 1, texts_value(arguments.env, session->outputs()));
+  return both;
+}
+
+/**
+ * run(session, plan, ...data): void. The plan is an Int32Array: numbers of feeds and fetches, then of each tensor, in the order of the
+ * data: its place in the session's inputs or outputs, element type, rank, dimensions. One array costs less to read than many objects.
+ */
+napi_value run(const Arguments& arguments) {
+  // Held, should the session be released by whoever else has it.
+  const std::shared_ptr<Session> session = arguments.object<Session>(0);
+  Memory memory = memory_of(arguments.env, arguments[1]);
+  const auto* plan = static_cast<const int32_t*>(memory.data);
+  const size_t length = memory.bytes / sizeof(int32_t);
+  size_t at = 0;
+  const auto next = [&] {
+    if (at >= length) throw Failure("run", "the plan ends too early");
+    return plan[at++];
+  };
+  const size_t num_feeds = static_cast<size_t>(next());
+  const size_t num_tensors = num_feeds + static_cast<size_t>(next());
+  if (num_tensors + 2 != arguments.count) throw Failure("run", "plan and data do not fit each other");
+
+  const char* tensor_names[kMostArguments];
+  OrtValue* values[kMostArguments];
+  Owned<OrtValue> owned[kMostArguments];
+  for (size_t i = 0; i < num_tensors; i++) {
+    const auto& known = i < num_feeds ? session->inputs() : session->outputs();
+    tensor_names[i] = known.at(static_cast<size_t>(next())).c_str();
+    const auto type = static_cast<ONNXTensorElementDataType>(next());
+    int64_t dims[8];
+    const size_t rank = static_cast<size_t>(next());
+    if (rank > 8) throw Failure("run", "a tensor has more than 8 dimensions");
+    for (size_t d = 0; d < rank; d++) dims[d] = next();
+    const Memory data = memory_of(arguments.env, arguments[2 + i]);
+    owned[i] = tensor_over(data.data, data.bytes, type, dims, rank);
+    values[i] = owned[i].get();
+  }
+  check(ort().Run(session->get(), nullptr, tensor_names, values, num_feeds, tensor_names + num_feeds,
+                  num_tensors - num_feeds, values + num_feeds),
+        "run");
+  return undefined(arguments.env);
+}
+
+/** allocate(session, memoryName, type, dims): handle */
+napi_value allocate(const Arguments& arguments) {
+  return handle(arguments.env, std::make_shared<Tensor>(arguments.object<Session>(0), arguments.text(1),
+                                                        element_type(arguments, 2), arguments.integers(3)));
+}
+
+/** wrap(data, type, dims): handle. The caller keeps `data`. */
+napi_value wrap(const Arguments& arguments) {
+  const Memory memory = memory_of(arguments.env, arguments[0]);
+  return handle(arguments.env, std::make_shared<Tensor>(memory.data, memory.bytes, element_type(arguments, 1),
+                                                        arguments.integers(2)));
+}
+
+/** buffer(tensor): ArrayBuffer, the memory of an allocated host tensor, which stays as long as the ArrayBuffer. Once per tensor. */
+napi_value buffer(const Arguments& arguments) {
+  const auto& tensor = arguments.object<Tensor>(0);
+  if (!tensor->is_on_host()) throw Failure("run", "memory of a device cannot be looked at");
+  napi_value result = nullptr;
+  auto* kept = new std::shared_ptr<Tensor>(tensor);
+  const auto finalize = [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Tensor>*>(hint); };
+  if (napi_create_external_arraybuffer(arguments.env, tensor->data(), tensor->bytes(), finalize, kept, &result) != napi_ok) {
+    delete kept;
+    throw Failure("run", "this JavaScript engine takes no memory of others");
+  }
+  return result;
+}
+
+/** bind(session, inputNames, inputs, outputNames, outputs, runConfigs): handle */
+napi_value bind(const Arguments& arguments) {
+  auto binding = std::make_shared<Binding>(arguments.object<Session>(0), arguments.texts(5));
+  for (size_t side : {1, 3}) {
+    const auto tensor_names = arguments.texts(side);
+    for (uint32_t i = 0; i < tensor_names.size(); i++) {
+      napi_value element = nullptr;
+      void* slot = nullptr;
+      napi_get_element(arguments.env, arguments[side + 1], i, &element);
+      if (napi_get_value_external(arguments.env, element, &slot) != napi_ok) throw Failure("run", "not a tensor");
+      const auto& tensor = *static_cast<std::shared_ptr<Tensor>*>(slot);
+      if (tensor == nullptr) throw Failure("run", tensor_names[i] + " is bound to a tensor that has been released");
+      if (side == 1) {
+        binding->bind_input(tensor_names[i], tensor);
+      } else {
+        binding->bind_output(tensor_names[i], tensor);
+      }
+    }
+  }
+  return handle(arguments.env, std::move(binding));
+}
+
+/** runBound(binding): void */
+napi_value run_bound(const Arguments& arguments) {
+  const std::shared_ptr<Binding> binding = arguments.object<Binding>(0);
+  binding->run();
+  return undefined(arguments.env);
+}
+
+/** openLane(): handle */
+napi_value open_lane(const Arguments& arguments) {
+  return handle(arguments.env, std::make_shared<Lane>(arguments.env));
+}
+
+/** runOn(lane, binding, keep): Promise<void> */
+napi_value run_on(const Arguments& arguments) {
+  return arguments.object<Lane>(0)->run(arguments.object<Binding>(1), arguments[2]);
+}
+
+/** release(handle): void. Its object goes once nothing else uses it. Safe to call twice. */
+template <typename T>
+napi_value release(const Arguments& arguments) {
+  arguments.slot<T>(0)->reset();
+  return undefined(arguments.env);
+}
+
+template <napi_value (*F)(const Arguments&)>
+void define(napi_env env, napi_value exports, const char* name) {
+  napi_value function = nullptr;
+  napi_create_function(env, name, NAPI_AUTO_LENGTH, guarded<F>, nullptr, &function);
+  napi_set_named_property(env, exports, name, function);
+}
+
+}  // namespace
+
+}  // namespace rally
+
+NAPI_MODULE_INIT() {
+  using namespace rally;
+  define<load>(env, exports, "load");
+  define<open_session>(env, exports, "openSession");
+  define<names>(env, exports, "names");
+  define<run>(env, exports, "run");
+  define<allocate>(env, exports, "allocate");
+  define<wrap>(env, exports, "wrap");
+  define<buffer>(env, exports, "buffer");
+  define<bind>(env, exports, "bind");
+  define<run_bound>(env, exports, "runBound");
+  define<open_lane>(env, exports, "openLane");
+  define<run_on>(env, exports, "runOn");
+  define<release<Session>>(env, exports, "releaseSession");
+  define<release<Tensor>>(env, exports, "releaseTensor");
+  define<release<Binding>>(env, exports, "releaseBinding");
+  define<release<Lane>>(env, exports, "releaseLane");
+  return exports;
+}
