@@ -3,7 +3,8 @@ import type { InferenceSession, Tensor } from "onnxruntime-node";
 // to each run. The exact version is pinned.
 import ortBinding, { type Binding } from "onnxruntime-node/dist/binding.js";
 import { RallyError } from "./errors.ts";
-import type { OpenSession, Provider, Session, SessionTensor, SessionTensors, TensorData } from "./session.ts";
+import { isMissingProvider, missingProvider } from "./gpu/provider-error.ts";
+import type { OpenSession, Session, SessionTensor, SessionTensors, TensorData } from "./session.ts";
 
 /** ONNX Runtime as onnxruntime-node has it: every tensor is in host memory, and on a GPU is copied there and back for each run. */
 export const openOrtSession: OpenSession = (graphFile, { numThreads, provider = "cpu" }) => {
@@ -21,7 +22,9 @@ export const openOrtSession: OpenSession = (graphFile, { numThreads, provider = 
   try {
     session.loadModel(graphFile, options);
   } catch (error) {
-    throw provider === "cpu" ? failed(graphFile, error) : notLoaded(provider, graphFile, error);
+    const { message } = failed(graphFile, error);
+    if (provider !== "cpu" && isMissingProvider(message)) throw missingProvider(provider, message, graphFile, error);
+    throw failed(graphFile, error);
   }
   return new OrtSession(graphFile, session as BoundSession);
 };
@@ -71,14 +74,6 @@ interface BoundSession extends Omit<Binding.InferenceSession, "run"> {
 function elementType(data: TensorData): BoundTensor["type"] {
   if (data instanceof Float32Array) return "float32";
   return data instanceof Int32Array ? "int32" : "int64";
-}
-
-/** A provider that does not load is another matter than a graph that does not. */
-function notLoaded(provider: Provider, graphFile: string, cause: unknown): RallyError {
-  const error = failed(graphFile, cause);
-  if (!/AppendExecutionProvider|Failed to load shared library/.test(error.message)) return error;
-  const message = `provider ${provider} did not load (${error.message}); rally doctor --provider ${provider} says what is missing`;
-  return new RallyError("provider-unavailable", message, { provider, file: graphFile }, { cause });
 }
 
 function failed(graphFile: string, cause: unknown): RallyError {

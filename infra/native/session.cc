@@ -36,7 +36,7 @@ Owned<OrtSessionOptions> options_of(const SessionSettings& settings) {
   } else if (settings.provider != "cpu") {
     throw Failure("provider", "unknown provider " + settings.provider);
   } else if (!settings.provider_options.empty()) {
-    throw Failure("provider", "provider cpu has no options");
+    throw Failure("graph", "provider cpu has no options");
   }
   return options;
 }
