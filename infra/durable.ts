@@ -33,6 +33,10 @@ export interface WorkQueue {
   peek(afterSeq: number): Promise<{ readonly seq: number; readonly payload: Uint8Array } | undefined>;
   /** Jobs not yet done. */
   depth(): Promise<number>;
+  /** The position of the last job that was delivered for the first time, and how many are being worked on. */
+  progress(): Promise<{ readonly lastDelivered: number; readonly numInHand: number }>;
+  /** Takes the job at a position off the queue, for good; nothing happens if it has gone already. */
+  discard(seq: number): Promise<void>;
 }
 
 export interface Job {

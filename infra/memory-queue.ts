@@ -29,6 +29,7 @@ export class MemoryQueue implements WorkQueue {
   #waiting: StoredJob[] = [];
   #pulls: WaitingPull[] = [];
   #lastSeq = 0;
+  #lastDelivered = 0;
   #removed = false;
 
   /** `checkUp` throws while the store is out of reach. */
@@ -104,6 +105,23 @@ export class MemoryQueue implements WorkQueue {
     return this.#jobs.size;
   }
 
+  async progress(): Promise<{ readonly lastDelivered: number; readonly numInHand: number }> {
+    this.#checkOpen();
+    return { lastDelivered: this.#lastDelivered, numInHand: this.#jobs.size - this.#waiting.length };
+  }
+
+  async discard(seq: number): Promise<void> {
+    this.#checkOpen();
+    const job = this.#jobs.get(seq);
+    if (job !== undefined) this.#forget(job);
+  }
+
+  #forget(job: StoredJob): void {
+    job.timer?.cancel();
+    this.#jobs.delete(job.seq);
+    this.#waiting = this.#waiting.filter((other) => other !== job);
+  }
+
   #checkOpen(): void {
     this.#checkUp();
     const { name } = this.#options;
@@ -124,6 +142,7 @@ export class MemoryQueue implements WorkQueue {
 
   #deliver(job: StoredJob): Job {
     job.deliveries++;
+    this.#lastDelivered = Math.max(this.#lastDelivered, job.seq);
     const delivery = job.deliveries;
     this.#returnAfter(job, this.#options.ackWaitMs);
     // A worker that has lost the job may still end it, but not hold it back.
@@ -136,9 +155,7 @@ export class MemoryQueue implements WorkQueue {
       },
       done: async () => {
         this.#checkUp();
-        job.timer?.cancel();
-        this.#jobs.delete(job.seq);
-        this.#waiting = this.#waiting.filter((other) => other !== job);
+        this.#forget(job);
       },
       release: (delayMs = 0) => {
         if (holds()) this.#returnAfter(job, delayMs);

@@ -88,6 +88,15 @@ export class JetStream {
     return answer;
   }
 
+  /** Nothing happens if it has gone already. */
+  async deleteMessage(stream: string, seq: number): Promise<void> {
+    try {
+      await this.call(`STREAM.MSG.DELETE.${stream}`, { seq, no_erase: true });
+    } catch (error) {
+      if (refusalCode(error) !== Refusal.noMessage) throw error;
+    }
+  }
+
   /** Acknowledges and waits until the server has noted it. */
   async acknowledge(reply: string): Promise<void> {
     await this.#send(reply, Buffer.from("+ACK"), TIMEOUT_MS);

@@ -51,17 +51,8 @@ export class QueueSweep {
     const stream = await this.#jetStream.call(`STREAM.INFO.${this.#stream}`, { deleted_details: true });
     this.#target ??= numberIn(stream, "state", "last_seq");
     const floor = numberIn(consumer, "ack_floor", "stream_seq");
-    for (const seq of seqsUpTo(floor, stream)) await this.#remove(seq);
+    for (const seq of seqsUpTo(floor, stream)) await this.#jetStream.deleteMessage(this.#stream, seq);
     return floor >= this.#target;
-  }
-
-  async #remove(seq: number): Promise<void> {
-    try {
-      await this.#jetStream.call(`STREAM.MSG.DELETE.${this.#stream}`, { seq, no_erase: true });
-    } catch (error) {
-      // Another worker sweeps, too.
-      if (refusalCode(error) !== Refusal.noMessage) throw error;
-    }
   }
 }
 

@@ -103,6 +103,15 @@ export class NatsQueue implements WorkQueue {
     return numberIn(info, "num_pending") + numberIn(info, "num_ack_pending");
   }
 
+  async progress(): Promise<{ readonly lastDelivered: number; readonly numInHand: number }> {
+    const info = await this.#jetStream.call(`CONSUMER.INFO.${this.#options.name}.${CONSUMER}`);
+    return { lastDelivered: numberIn(info, "delivered", "stream_seq"), numInHand: numberIn(info, "num_ack_pending") };
+  }
+
+  async discard(seq: number): Promise<void> {
+    await this.#jetStream.deleteMessage(this.#options.name, seq);
+  }
+
   /** One pull request; without `waitMs` only what is there now. */
   async #fetch(
     batch: number,

@@ -160,7 +160,7 @@ export class Admission {
     const neededMs = this.#options.msFor(request.maxTokens);
     // Computed in vain, it would cost others their time too: under overload nobody would be served.
     if (logged.tokenIds.length === 0 && request.deadline < clock.now() + neededMs) {
-      return owned.fail(tooLate(neededMs));
+      return owned.fail(tooLate(neededMs, request.deadline - clock.now()));
     }
     try {
       engine.admit({
@@ -250,9 +250,10 @@ function numLostOwners({ delivery }: Job, { lastSeq, numIdleClaims }: Logged): n
   return lastSeq > 0 ? numIdleClaims + 1 : Math.floor(delivery / DELIVERIES_PER_LOST_OWNER);
 }
 
-function tooLate(neededMs: number): RallyError {
+/** For a request with a deadline that cannot be met; by as much as it would be late, the sender should wait. */
+export function tooLate(neededMs: number, leftMs: number): RallyError {
   return new RallyError("overloaded", "there is too much to do for it to be done by its deadline", {
     neededMs: Math.ceil(neededMs),
-    retryAfterMs: RETRY_AFTER_MS,
+    retryAfterMs: Math.max(RETRY_AFTER_MS, Math.ceil(neededMs - leftMs)),
   });
 }

@@ -3,13 +3,13 @@ import type { Timer } from "../../infra/clock.ts";
 import type { Job, WorkQueue } from "../../infra/durable.ts";
 import { RallyError } from "../../infra/errors.ts";
 import { isName } from "../protocol/subjects.ts";
-import { Admission, type AdmissionOptions, COME_BACK_MS } from "./admission.ts";
+import { Admission, type AdmissionOptions, COME_BACK_MS, tooLate } from "./admission.ts";
 import { Cancels } from "./cancels.ts";
-import { endUnserved, type UnservedEnding } from "./ending.ts";
+import { endUnbegun, endUnserved, type UnservedEnding } from "./ending.ts";
 import { deadlineExceeded } from "./owned-request.ts";
 import { OwnedRequests } from "./owned-requests.ts";
 import { Pace } from "./pace.ts";
-import { QueueDeadlines } from "./queue-deadlines.ts";
+import { QueueWatch, type WaitingRequest } from "./queue-watch.ts";
 import type { EngineToken } from "./sequence.ts";
 
 export interface AttentionActorOptions extends Omit<AdmissionOptions, "msFor"> {
@@ -23,6 +23,8 @@ const PULL_WAIT_MS = 1000;
 /** An event loop that is busy for three quarters of the ack wait loses nothing yet. */
 const KEEP_ALIVES_PER_WAIT = 4;
 const BUSY_SHARE = 0.75;
+/** What was taken on in vain costs others their time, so an estimate must hold with some room. */
+const CAUTION = 1.25;
 /** Few at a time, so that a burst spreads over all attention actors that have room. */
 const MAX_PULL = 4;
 
@@ -36,7 +38,7 @@ export class AttentionActor {
   readonly #cancels: Cancels;
   readonly #admission: Admission;
   readonly #pace: Pace;
-  readonly #queueDeadlines: QueueDeadlines;
+  readonly #queueWatch: QueueWatch;
   readonly #subscriptions: readonly Subscription[];
   #keepAlive: Timer | undefined;
   #pulling: Promise<void> | undefined;
@@ -53,13 +55,15 @@ export class AttentionActor {
       this.#owned,
       this.#cancels,
     );
-    this.#queueDeadlines = new QueueDeadlines({
+    this.#queueWatch = new QueueWatch({
       queue: options.queue,
       clock: options.clock,
       isFull: () => this.#owned.size >= options.maxSequences,
       passed: ({ requestId, deadline }) => {
         void this.#endUnowned(requestId, { kind: "failed", error: deadlineExceeded({ deadline }).toWire() });
       },
+      etaMs: (...load) => this.#etaMs(...load),
+      hopeless: (request, etaMs) => this.#refuseWaiting(request, etaMs),
     });
     const { bus, subjects } = options;
     this.#subscriptions = [
@@ -96,7 +100,7 @@ export class AttentionActor {
     limit.cancel();
     this.#keepAlive?.cancel();
     this.#cancels.close();
-    this.#queueDeadlines.close();
+    this.#queueWatch.close();
     for (const subscription of this.#subscriptions) subscription.unsubscribe();
   }
 
@@ -114,7 +118,20 @@ export class AttentionActor {
   /** How long a request takes for so many tokens as things are; 0 unless most places are taken, as then it hardly waited. */
   #msFor(numTokens: number): number {
     const { size } = this.#owned;
-    return size < BUSY_SHARE * this.#options.maxSequences ? 0 : this.#pace.msFor(numTokens, size);
+    return size < BUSY_SHARE * this.#options.maxSequences ? 0 : CAUTION * this.#pace.msFor(numTokens, size);
+  }
+
+  /** The same for one that waits; every actor has as many in hand as this one, and makes tokens as fast. */
+  #etaMs(tokensAhead: number, numTokens: number, numInHand: number): number {
+    const { size } = this.#owned;
+    const numActors = Math.max(1, numInHand / Math.max(1, size));
+    return CAUTION * (this.#pace.msFor(tokensAhead, 1) / numActors + this.#pace.msFor(numTokens, size));
+  }
+
+  async #refuseWaiting({ requestId, deadline }: WaitingRequest, etaMs: number): Promise<boolean> {
+    if (this.#owned.withRequestId(requestId) !== undefined) return false;
+    const error = tooLate(etaMs, deadline - this.#options.clock.now()).toWire();
+    return await endUnbegun({ ...this.#options, requestId }, { kind: "failed", error });
   }
 
   async #pull(): Promise<void> {
@@ -123,7 +140,7 @@ export class AttentionActor {
     while (!this.#draining) {
       const free = maxSequences - this.#owned.size;
       if (free <= 0) {
-        this.#queueDeadlines.watch();
+        this.#queueWatch.watch();
         await this.#owned.change();
         continue;
       }

@@ -1,26 +1,38 @@
 import { encode } from "../../infra/codec.ts";
 import type { DurableLog } from "../../infra/durable.ts";
-import type { WireError } from "../../infra/errors.ts";
+import { RallyError, type WireError } from "../../infra/errors.ts";
 import { readLogEvent, isEnd } from "../protocol/decode.ts";
 import type { EndEvent } from "../protocol/messages.ts";
 import type { Subjects } from "../protocol/subjects.ts";
 
+interface Where {
+  readonly log: DurableLog;
+  readonly subjects: Subjects;
+  readonly attentionId: string;
+  readonly requestId: string;
+}
+
+const NO_USAGE = { promptTokens: 0, outputTokens: 0 } as const;
+
 export type UnservedEnding = { readonly kind: "failed"; readonly error: WireError } | { readonly kind: "cancelled" };
+
+/** Ends a request of which nothing has been written yet; false if somebody has begun or ended it. */
+export async function endUnbegun(where: Where, ending: UnservedEnding): Promise<boolean> {
+  const end: EndEvent = { ...ending, requestId: where.requestId, owner: where.attentionId, usage: NO_USAGE };
+  try {
+    await append(where, end, 0);
+    return true;
+  } catch (thrown) {
+    if (RallyError.from(thrown).code === "stale-owner") return false;
+    throw thrown;
+  }
+}
 
 /**
  * Ends a request that this actor does not own, unless its log has an ending already; with "if-empty", also unless anybody has
  * begun it. RallyError `stale-owner` if somebody writes at the same moment: then it is theirs.
  */
-export async function endUnserved(
-  where: {
-    readonly log: DurableLog;
-    readonly subjects: Subjects;
-    readonly attentionId: string;
-    readonly requestId: string;
-  },
-  ending: UnservedEnding,
-  when: "always" | "if-empty",
-): Promise<void> {
+export async function endUnserved(where: Where, ending: UnservedEnding, when: "always" | "if-empty"): Promise<void> {
   const { log, subjects, attentionId: owner, requestId } = where;
   const subject = subjects.tokens(requestId);
   const entries = await log.read(subject);
@@ -35,8 +47,10 @@ export async function endUnserved(
     }
   }
   const end: EndEvent = { ...ending, requestId, owner, usage: { promptTokens: 0, outputTokens } };
-  await log.append(subject, encode(end), {
-    id: `${requestId}:end:${owner}`,
-    expectedLastSeq: entries.at(-1)?.seq ?? 0,
-  });
+  await append(where, end, entries.at(-1)?.seq ?? 0);
+}
+
+async function append({ log, subjects, requestId }: Where, end: EndEvent, expectedLastSeq: number): Promise<void> {
+  const id = `${requestId}:end:${end.owner}`;
+  await log.append(subjects.tokens(requestId), encode(end), { id, expectedLastSeq });
 }

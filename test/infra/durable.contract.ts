@@ -134,6 +134,24 @@ export function durableContract(name: string, open: () => Promise<DurableHarness
         expect(await look()).toEqual(["3"]);
       });
 
+      it("tells how far it has come, and lets go of a job that nobody wants any more", async () => {
+        for (const job of ["1", "2", "3", "4"]) await putter.put(job, bytes(job));
+        expect(await putter.progress()).toEqual({ lastDelivered: 0, numInHand: 0 });
+        const [first, second] = await worker.pull(2, 1000);
+        const { seq: third } = (await putter.peek(2)) ?? { seq: 0 };
+        expect(await putter.progress()).toEqual({ lastDelivered: third - 1, numInHand: 2 });
+        await first?.done();
+        await putter.discard(third);
+        await putter.discard(third);
+        expect(await putter.progress()).toMatchObject({ numInHand: 1 });
+        const [last] = await worker.pull(2, 1000);
+        expect(text(last?.payload ?? bytes(""))).toBe("4");
+        await second?.done();
+        await last?.done();
+        expect(await worker.pull(1, 0)).toEqual([]);
+        expect(await putter.depth()).toBe(0);
+      });
+
       it("a pull that waits gets the next job as it comes, and only one waiting pull gets it", async () => {
         const pulls = Promise.all([pullAndEnd(worker), pullAndEnd(putter)]);
         await harness.wait(50);

@@ -49,6 +49,8 @@ export class RequestDriver {
         put: (id, payload) => bench.queue.put(id, payload),
         depth: () => bench.queue.depth(),
         peek: (afterSeq) => bench.queue.peek(afterSeq),
+        progress: () => bench.queue.progress(),
+        discard: (seq) => bench.queue.discard(seq),
         pull: async (max, waitMs) => {
           for (;;) {
             while (!this.#isServed) await new Promise<void>((resolve) => (this.#serve = resolve));

@@ -76,6 +76,8 @@ export class RunningActor {
         put: (jobId, payload) => bench.queue.put(jobId, payload),
         depth: () => bench.queue.depth(),
         peek: (afterSeq) => bench.queue.peek(afterSeq),
+        progress: () => bench.queue.progress(),
+        discard: (seq) => bench.queue.discard(seq),
         pull: async (max, waitMs) => {
           await process.running();
           const jobs = await bench.queue.pull(max, waitMs);

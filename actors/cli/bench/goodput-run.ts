@@ -30,7 +30,18 @@ export async function runGoodput({ topology, nats, onKill, ...options }: Goodput
 
 /** The curve as lines of text. */
 export function goodputTable({ sustainablePerSecond, points }: Goodput): string[] {
-  const head = ["offered/s", "goodput", "of peak", "completed", "refused", "late", "TTFT p50", "p99 ms", "refusal p99"];
+  const head = [
+    "offered/s",
+    "goodput",
+    "of peak",
+    "completed",
+    "refused",
+    "late",
+    "TTFT p50",
+    "p99 ms",
+    "refusal p50",
+    "p99 ms",
+  ];
   const peak = Math.max(...points.map(({ goodput }) => goodput));
   return [
     `sustainable: ${sustainablePerSecond.toFixed(1)} requests per second; goodput in output tokens per second`,
@@ -45,6 +56,7 @@ export function goodputTable({ sustainablePerSecond, points }: Goodput): string[
         point.late + point.failed,
         point.ttftMs.p50.toFixed(0),
         point.ttftMs.p99.toFixed(0),
+        point.refusalMs.p50.toFixed(0),
         point.refusalMs.p99.toFixed(0),
       ];
       return `${point.factor} ×`.padEnd(8) + cells.map((cell) => String(cell).padStart(12)).join("");

@@ -412,6 +412,8 @@ function withPut(inner: Durable, put: (queue: WorkQueue, id: string, payload: Ui
         pull: (max, waitMs) => queue.pull(max, waitMs),
         depth: () => queue.depth(),
         peek: (afterSeq) => queue.peek(afterSeq),
+        progress: () => queue.progress(),
+        discard: (seq) => queue.discard(seq),
       };
     },
   };

@@ -33,6 +33,8 @@ export class RealOwner {
         put: async () => undefined,
         depth: async () => 0,
         peek: async () => undefined,
+        progress: async () => ({ lastDelivered: 0, numInHand: 0 }),
+        discard: async () => undefined,
         pull: () => new Promise((resolve) => (this.give = resolve)),
       },
       log: {
