@@ -25,7 +25,10 @@ export interface QueueOptions {
 
 /** Each job is delivered until one worker says `done`. */
 export interface WorkQueue {
-  /** Resolves once the job is on disk. `overloaded` when full. The same `id` twice within two minutes is one job. */
+  /**
+   * Resolves once the job is on disk, whole. `overloaded` when full. The same `id` twice within two minutes is one job. One
+   * whose bytes were changed on their way there is put again; workers get the damaged one, too, as an empty one.
+   */
   put(id: string, payload: Uint8Array): Promise<void>;
   /** Up to `max` jobs; waits at most `waitMs` for the first, or until `cancelled`. An empty list is a normal answer. */
   pull(max: number, waitMs: number, cancelled?: AbortSignal): Promise<Job[]>;
@@ -40,6 +43,9 @@ export interface WorkQueue {
 }
 
 export interface Job {
+  /** What it was put under; undefined if others have put it and gave none. */
+  readonly id: string | undefined;
+  /** Empty if its bytes are not those that were put. */
   readonly payload: Uint8Array;
   /** 1 at first; more after a redelivery. */
   readonly delivery: number;
@@ -65,12 +71,13 @@ export interface LogOptions {
 export interface LogEntry {
   /** Position in the whole store, growing; also what the next append must expect. */
   readonly seq: number;
+  /** Empty if its bytes are not those that were appended: then what they said comes in a later entry. */
   readonly payload: Uint8Array;
 }
 
 export interface DurableLog {
   /**
-   * Appends if `expectedLastSeq` is the seq of the subject's last entry (0: none yet), else RallyError `stale-owner`:
+   * Resolves once the entry is stored whole; its seq is that of the copy that is. Appends if `expectedLastSeq` is the seq of the subject's last entry (0: none yet), else RallyError `stale-owner`:
    * this is the fence that keeps two owners from both writing. A repeated `id` (two minutes) is not appended again and
    * answers with `duplicate`. A full or read-only store is `store-unavailable`.
    */

@@ -5,6 +5,7 @@ import { RallyError } from "./errors.ts";
 import { DuplicateWindow } from "./memory-dedup.ts";
 
 interface StoredJob {
+  readonly id: string;
   readonly seq: number;
   readonly payload: Uint8Array;
   deliveries: number;
@@ -65,7 +66,8 @@ export class MemoryQueue implements WorkQueue {
         retryAfterMs: RETRY_AFTER_MS,
       });
     }
-    const job: StoredJob = { seq: ++this.#lastSeq, payload: new Uint8Array(payload), deliveries: 0, timer: undefined };
+    const stored = new Uint8Array(payload);
+    const job: StoredJob = { id, seq: ++this.#lastSeq, payload: stored, deliveries: 0, timer: undefined };
     this.#seen.remember(id, job.seq);
     this.#jobs.set(job.seq, job);
     this.#waiting.push(job);
@@ -148,6 +150,7 @@ export class MemoryQueue implements WorkQueue {
     // A worker that has lost the job may still end it, but not hold it back.
     const holds = (): boolean => this.#jobs.has(job.seq) && job.deliveries === delivery && job.timer !== undefined;
     return {
+      id: job.id,
       payload: new Uint8Array(job.payload),
       delivery,
       working: () => {

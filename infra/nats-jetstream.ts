@@ -1,6 +1,17 @@
 import { setTimeout as sleep } from "node:timers/promises";
-import { DUPLICATE_WINDOW_MS, RETRY_AFTER_MS } from "./durable-limits.ts";
-import { RallyError, type ErrorFields } from "./errors.ts";
+import { DUPLICATE_WINDOW_MS } from "./durable-limits.ts";
+import { RallyError } from "./errors.ts";
+import {
+  changedIn,
+  damaged,
+  type Json,
+  KNOWN_REFUSALS,
+  parseAnswer,
+  Refusal,
+  refusalCode,
+  unavailable,
+  unlessDamaged,
+} from "./nats-answer.ts";
 import type { NatsHeaders, NatsLink, NatsMessage } from "./nats-link.ts";
 import { NatsRequests } from "./nats-requests.ts";
 
@@ -9,13 +20,13 @@ const TIMEOUT_MS = 5000;
 const NAME = /^[A-Za-z0-9_-]{1,128}$/;
 const CREATE_ATTEMPTS = 20;
 const CREATE_RETRY_MS = 25;
+const BELIEVED_AFTER = 4;
+/** What a direct read answers to a question that it cannot read. */
+const BAD_REQUEST = 408;
 const EMPTY = new Uint8Array(0);
 
 /** Nanoseconds, JetStream's unit for durations. */
 export const nanos = (ms: number): number => Math.round(ms * 1e6);
-
-export type Json = { readonly [key: string]: JsonValue };
-type JsonValue = string | number | boolean | null | readonly JsonValue[] | Json;
 
 /** What a message's acknowledgement subject tells about its delivery. */
 export interface Delivery {
@@ -41,29 +52,60 @@ export function parseDelivery(reply: string | undefined): Delivery | undefined {
 export class JetStream {
   readonly link: NatsLink;
   readonly #requests: NatsRequests;
+  /** How the server changes configurations that it is sent. */
+  readonly #ownWays = new Set<string>();
+  /** Changes that may have come of damage, and how often. */
+  readonly #numInRow = new Map<string, number>();
 
   constructor(link: NatsLink) {
     this.link = link;
     this.#requests = new NatsRequests(link);
   }
 
-  /** One API call, e.g. `STREAM.INFO.name`. */
+  /** One API call, e.g. `STREAM.INFO.name`; asked again when question or answer were damaged on their way. */
   async call(operation: string, request?: Json): Promise<Json> {
-    const payload = request === undefined ? EMPTY : Buffer.from(JSON.stringify(request));
-    return parseAnswer(await this.#send(`${API}.${operation}`, payload, TIMEOUT_MS), operation);
+    return await unlessDamaged(() => this.ask(operation, request));
   }
 
-  /** A publish that the stream has stored, or has stored before (`duplicate`). */
+  /** As `call`, but RallyError `corrupted` where it would ask again. */
+  async ask(operation: string, request?: Json): Promise<Json> {
+    const payload = request === undefined ? EMPTY : Buffer.from(JSON.stringify(request));
+    const message = await this.#send(`${API}.${operation}`, payload, TIMEOUT_MS);
+    let answer: Json;
+    try {
+      answer = parseAnswer(message, operation);
+    } catch (cause) {
+      const code = refusalCode(cause);
+      throw code === undefined || KNOWN_REFUSALS.has(code) ? cause : damaged(operation, cause);
+    }
+    this.#checkHeeded(operation, changedIn(request, answer));
+    return answer;
+  }
+
+  /** A server that goes its own way does so each time; damage does not take the same several times in a row. */
+  #checkHeeded(operation: string, change: string | undefined): void {
+    if (change === "") this.#numInRow.clear();
+    if (change === undefined || change === "" || this.#ownWays.has(change)) return;
+    const times = (this.#numInRow.get(change) ?? 0) + 1;
+    this.#numInRow.set(change, times);
+    if (times < BELIEVED_AFTER) throw damaged(operation);
+    this.#ownWays.add(change);
+  }
+
+  /** A publish that the stream has stored, or has stored before (`duplicate`). `isFirst`: certainly not before. */
   async publish(
     subject: string,
     payload: Uint8Array,
     headers: NatsHeaders,
-  ): Promise<{ readonly seq: number; readonly duplicate: boolean }> {
+  ): Promise<{ readonly seq: number; readonly duplicate: boolean; readonly isFirst: boolean }> {
     const answer = parseAnswer(await this.#send(subject, payload, TIMEOUT_MS, headers), subject);
-    const { seq, duplicate } = answer;
+    const { seq, duplicate, stream } = answer;
+    if (typeof seq !== "number" && stream !== undefined) throw damaged(`the answer to ${subject}`);
     if (typeof seq !== "number")
       throw unavailable(`${subject} was answered by something other than a stream`, { subject });
-    return { seq, duplicate: duplicate === true };
+    // Any other word may be a damaged "duplicate".
+    const isFirst = Object.keys(answer).every((name) => name === "stream" || name === "seq" || name === "domain");
+    return { seq, duplicate: duplicate === true, isFirst };
   }
 
   /** The first message of a subject from `seq` on; undefined if there is none. */
@@ -80,11 +122,18 @@ export class JetStream {
     return { seq, payload: answer.payload };
   }
 
-  /** The last message of a subject; undefined if there is none. */
-  async get(stream: string, which: { readonly last: string }): Promise<NatsMessage | undefined> {
-    const answer = await this.#send(`${API}.DIRECT.GET.${stream}.${which.last}`, EMPTY, TIMEOUT_MS);
+  /** The last message of a subject, or the one at `seq`; undefined if there is none. */
+  async get(
+    stream: string,
+    which: { readonly last: string } | { readonly seq: number },
+  ): Promise<NatsMessage | undefined> {
+    const answer =
+      "last" in which
+        ? await this.#send(`${API}.DIRECT.GET.${stream}.${which.last}`, EMPTY, TIMEOUT_MS)
+        : await this.#send(`${API}.DIRECT.GET.${stream}`, Buffer.from(JSON.stringify(which)), TIMEOUT_MS);
     if (answer.status === 404) return undefined;
-    if (answer.status !== 0) throw unavailable(`reading ${which.last}: status ${answer.status}`);
+    if (answer.status === BAD_REQUEST) throw damaged(`the question for a message of ${stream}`);
+    if (answer.status !== 0) throw unavailable(`reading ${stream}: status ${answer.status}`);
     return answer;
   }
 
@@ -150,94 +199,6 @@ export class JetStream {
       throw unavailable(`no stream takes ${subject}: JetStream is off, or the stream is gone`, { subject });
     }
   }
-}
-
-/** JetStream's own error codes, as far as they mean something to us. */
-export const Refusal = {
-  noConsumer: 10014,
-  noAccount: 10039,
-  noMessage: 10043,
-  noResources: 10047,
-  tooLarge: 10054,
-  nameTaken: 10058,
-  noStream: 10059,
-  overlaps: 10065,
-  wrongLastSeq: 10071,
-  notEnabled: 10076,
-  storeFailed: 10077,
-} as const;
-
-/** JetStream's code of a refusal; undefined for any other error. */
-export function refusalCode(error: unknown): number | undefined {
-  const code = error instanceof RallyError ? error.fields["jetstream"] : undefined;
-  return typeof code === "number" ? code : undefined;
-}
-
-function parseAnswer(message: NatsMessage, what: string): Json {
-  const answer: unknown = JSON.parse(Buffer.from(message.payload).toString());
-  if (!isJson(answer)) throw unavailable(`${what}: not an answer of JetStream`);
-  const { error } = answer;
-  if (error === undefined) return answer;
-  if (!isJson(error)) throw unavailable(`${what}: refused`);
-  throw refusalOf(Number(error["err_code"] ?? 0), textOf(error["description"]), what);
-}
-
-function refusalOf(code: number, description: string, what: string): RallyError {
-  const fields = { jetstream: code, description };
-  switch (code) {
-    case Refusal.wrongLastSeq:
-      return new RallyError("stale-owner", `${what}: ${description}`, {
-        ...fields,
-        lastSeq: Number(/\d+$/.exec(description)?.[0] ?? 0),
-      });
-    case Refusal.tooLarge:
-      return new RallyError("payload-too-large", `${what}: ${description}`, fields);
-    case Refusal.storeFailed: {
-      // One code for a full queue and for a disk that cannot be written to; only the text tells.
-      const overloaded = description.includes("maximum messages");
-      return new RallyError(overloaded ? "overloaded" : "store-unavailable", `${what}: ${description}`, {
-        ...fields,
-        retryAfterMs: RETRY_AFTER_MS,
-      });
-    }
-    case Refusal.noAccount:
-    case Refusal.notEnabled:
-      return unavailable(`JetStream is not enabled on the NATS server (${description}): start it with -js`, fields);
-    case Refusal.noResources:
-      return unavailable(`${what}: the NATS server has too little storage left (${description})`, fields);
-    default:
-      return unavailable(`${what}: ${description}`, fields);
-  }
-}
-
-function unavailable(message: string, fields: ErrorFields = {}): RallyError {
-  return new RallyError("store-unavailable", message, fields);
-}
-
-/** `numberIn(info, "state", "messages")`; 0 where there is none. */
-export function numberIn(value: JsonValue | undefined, ...path: readonly string[]): number {
-  const found = valueIn(value, path);
-  return typeof found === "number" ? found : 0;
-}
-
-/** As `numberIn`, of a list; empty where there is none. */
-export function numbersIn(value: JsonValue | undefined, ...path: readonly string[]): number[] {
-  const found = valueIn(value, path);
-  return Array.isArray(found) ? found.filter((each) => typeof each === "number") : [];
-}
-
-function valueIn(value: JsonValue | undefined, path: readonly string[]): JsonValue | undefined {
-  let found = value;
-  for (const key of path) found = found !== undefined && isJson(found) ? found[key] : undefined;
-  return found;
-}
-
-export function textOf(value: JsonValue | undefined): string {
-  return typeof value === "string" ? value : "";
-}
-
-function isJson(value: unknown): value is Json {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 export function checkName(field: string, name: string): void {

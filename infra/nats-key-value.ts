@@ -1,12 +1,17 @@
 import type { Subscription } from "./bus.ts";
 import type { KeyValue, KeyValueEntry } from "./durable.ts";
+import { damaged } from "./nats-answer.ts";
+import { CHECK_HEADER, checkOf, isIntact, readStored } from "./nats-checksum.ts";
 import { checkName, type JetStream } from "./nats-jetstream.ts";
-import type { NatsHeaders } from "./nats-link.ts";
+import type { NatsHeaders, NatsMessage } from "./nats-link.ts";
 import { OrderedFollower } from "./nats-ordered.ts";
 import { checkSubject } from "./subject.ts";
 
 /** Other NATS clients expect this name. */
 export const bucketStream = (bucket: string): string => `KV_${bucket}`;
+
+/** Copies of one value that are stored damaged before it is given up. */
+const MAX_COPIES = 16;
 
 /** A NATS key-value bucket, laid out as other NATS clients know it, so that `nats kv get` reads it too. */
 export class NatsKeyValue implements KeyValue {
@@ -33,16 +38,23 @@ export class NatsKeyValue implements KeyValue {
   }
 
   async get(key: string): Promise<KeyValueEntry | undefined> {
-    const message = await this.#jetStream.get(bucketStream(this.#bucket), { last: this.#subject(key) });
+    const message = await this.#last(key);
     if (message === undefined || isRemoval(message)) return undefined;
     return { value: message.payload, revision: Number(message.header("Nats-Sequence")) };
   }
 
   async put(key: string, value: Uint8Array, expectedRevision?: number): Promise<number> {
-    const headers: NatsHeaders =
-      expectedRevision === undefined ? [] : [["Nats-Expected-Last-Subject-Sequence", String(expectedRevision)]];
-    const { seq } = await this.#jetStream.publish(this.#subject(key), value, headers);
-    return seq;
+    for (let [tries, expected] = [0, expectedRevision]; tries < MAX_COPIES; tries++) {
+      const headers: NatsHeaders =
+        expected === undefined ? [] : [["Nats-Expected-Last-Subject-Sequence", String(expected)]];
+      const check = checkOf(value);
+      const { seq } = await this.#jetStream.publish(this.#subject(key), value, [[CHECK_HEADER, check], ...headers]);
+      const kept = await readStored(this.#jetStream, bucketStream(this.#bucket), seq);
+      // None is kept of a value that somebody has put another in place of.
+      if (kept?.isDamaged !== true) return seq;
+      expected = seq;
+    }
+    throw damaged(`each of ${MAX_COPIES} copies of ${key}`);
   }
 
   async watch(key: string, handler: (entry: KeyValueEntry) => void): Promise<Subscription> {
@@ -50,6 +62,15 @@ export class NatsKeyValue implements KeyValue {
     return await OrderedFollower.open(this.#jetStream, options, ({ seq, payload, message }) => {
       if (!isRemoval(message)) handler({ value: payload, revision: seq });
     });
+  }
+
+  async #last(key: string): Promise<NatsMessage | undefined> {
+    const stream = bucketStream(this.#bucket);
+    const message = await this.#jetStream.get(stream, { last: this.#subject(key) });
+    if (message === undefined || isIntact(message)) return message;
+    const kept = await readStored(this.#jetStream, stream, Number(message.header("Nats-Sequence")));
+    // Another has taken its place.
+    return kept === undefined ? await this.#last(key) : kept.message;
   }
 
   #subject(key: string): string {

@@ -2,18 +2,23 @@ import type { Subscription } from "./bus.ts";
 import { DUPLICATE_WINDOW_MS } from "./durable-limits.ts";
 import type { DurableLog, LogEntry, LogOptions } from "./durable.ts";
 import { RallyError } from "./errors.ts";
+import { Echoes } from "./nats-echo.ts";
 import { nanos, type JetStream } from "./nats-jetstream.ts";
-import { OrderedFollower, readOrdered } from "./nats-ordered.ts";
+import { OrderedFollower } from "./nats-ordered.ts";
+import { readOrdered } from "./nats-read.ts";
+import { storeWhole } from "./nats-store-whole.ts";
 import { checkSubject, matchesSubject } from "./subject.ts";
 
 /** A JetStream stream whose every subject is a log of its own. */
 export class NatsLog implements DurableLog {
   readonly #jetStream: JetStream;
   readonly #options: LogOptions;
+  readonly #echoes: Echoes;
 
   private constructor(jetStream: JetStream, options: LogOptions) {
     this.#jetStream = jetStream;
     this.#options = options;
+    this.#echoes = new Echoes(jetStream.link);
   }
 
   static async open(jetStream: JetStream, options: LogOptions): Promise<NatsLog> {
@@ -36,10 +41,14 @@ export class NatsLog implements DurableLog {
     { id, expectedLastSeq }: { readonly id: string; readonly expectedLastSeq: number },
   ): Promise<{ readonly seq: number; readonly duplicate: boolean }> {
     this.#check(subject);
-    return await this.#jetStream.publish(subject, payload, [
-      ["Nats-Msg-Id", id],
-      ["Nats-Expected-Last-Subject-Sequence", String(expectedLastSeq)],
-    ]);
+    return await storeWhole(this.#jetStream, {
+      stream: this.#options.name,
+      subject,
+      payload,
+      id,
+      headers: (afterSeq) => [["Nats-Expected-Last-Subject-Sequence", String(afterSeq ?? expectedLastSeq)]],
+      echoes: this.#echoes,
+    });
   }
 
   async read(subject: string): Promise<LogEntry[]> {

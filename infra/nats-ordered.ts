@@ -1,7 +1,8 @@
 import type { Subscription } from "./bus.ts";
 import type { LogEntry } from "./durable.ts";
-import { RallyError } from "./errors.ts";
-import { nanos, numberIn, parseDelivery, textOf, type JetStream, type Json } from "./nats-jetstream.ts";
+import { isIntact, readStored } from "./nats-checksum.ts";
+import { type Json, unlessDamaged } from "./nats-answer.ts";
+import { nanos, parseDelivery, type JetStream } from "./nats-jetstream.ts";
 import type { NatsMessage } from "./nats-link.ts";
 import { newInbox } from "./nats-requests.ts";
 
@@ -10,7 +11,6 @@ const HEARTBEAT_MS = 5000;
 /** Without a message or heartbeat for this long the consumer is taken to be gone. */
 const SILENCE_MS = 2.5 * HEARTBEAT_MS;
 const RETRY_MS = [50, 100, 250, 500, 1000];
-const READ_MS = 5000;
 
 export interface OrderedOptions {
   readonly stream: string;
@@ -24,7 +24,7 @@ interface StoredMessage extends LogEntry {
 }
 
 /** The server's side of an ordered read: sends each message once without acknowledgements, and goes when nobody listens. */
-function consumerConfig({ subject, from }: OrderedOptions, inbox: string, afterSeq: number): Json {
+export function consumerConfig({ subject, from }: OrderedOptions, inbox: string, afterSeq: number): Json {
   return {
     deliver_subject: inbox,
     filter_subject: subject,
@@ -36,55 +36,6 @@ function consumerConfig({ subject, from }: OrderedOptions, inbox: string, afterS
       ? { deliver_policy: "by_start_sequence", opt_start_seq: afterSeq + 1 }
       : { deliver_policy: from === "first" ? "all" : "last" }),
   };
-}
-
-/** Every message of one subject as of now. */
-export async function readOrdered(jetStream: JetStream, options: OrderedOptions): Promise<LogEntry[]> {
-  const { link } = jetStream;
-  const { stream, subject } = options;
-  const entries: LogEntry[] = [];
-  const inbox = newInbox();
-  const cleanUp: (() => void)[] = [];
-  try {
-    return await new Promise<LogEntry[]>((resolve, reject) => {
-      let wanted: number | undefined;
-      const finishIfComplete = (): void => {
-        if (wanted !== undefined && entries.length >= wanted) resolve(entries.slice(0, wanted));
-      };
-      const subscription = link.subscribe(inbox, ({ payload, reply }) => {
-        const delivery = parseDelivery(reply);
-        if (delivery === undefined) return;
-        if (delivery.consumerSeq !== entries.length + 1) {
-          reject(new RallyError("timeout", `a message of ${subject} was lost while it was read`, { subject }));
-        }
-        entries.push({ seq: delivery.streamSeq, payload: new Uint8Array(payload) });
-        finishIfComplete();
-      });
-      const status = link.onStatus(() => {
-        reject(new RallyError("server-unavailable", `the connection broke while ${subject} was read`, { subject }));
-      });
-      const timer = setTimeout(() => {
-        reject(
-          new RallyError("timeout", `reading ${subject} took over ${READ_MS} ms`, { subject, timeoutMs: READ_MS }),
-        );
-      }, READ_MS);
-      cleanUp.push(
-        () => subscription.unsubscribe(),
-        () => status.unsubscribe(),
-        () => clearTimeout(timer),
-      );
-      jetStream
-        .call(`CONSUMER.CREATE.${stream}`, { stream_name: stream, config: consumerConfig(options, inbox, 0) })
-        .then((info) => {
-          cleanUp.push(() => link.publish(`$JS.API.CONSUMER.DELETE.${stream}.${textOf(info["name"])}`, EMPTY));
-          // Pending counts what had not been sent when the answer was written; sending may have begun by then.
-          wanted = numberIn(info, "num_pending") + numberIn(info, "delivered", "consumer_seq");
-          finishIfComplete();
-        }, reject);
-    });
-  } finally {
-    for (const step of cleanUp) step();
-  }
 }
 
 /**
@@ -102,6 +53,8 @@ export class OrderedFollower implements Subscription {
   #lastHeard = 0;
   #active = true;
   #opening = false;
+  /** Came damaged from a consumer that was not known to be there yet. */
+  #damagedSeq: number | undefined;
   #retry: NodeJS.Timeout | undefined;
   #watchdog: NodeJS.Timeout | undefined;
 
@@ -123,7 +76,7 @@ export class OrderedFollower implements Subscription {
   ): Promise<OrderedFollower> {
     const follower = new OrderedFollower(jetStream, options, handler);
     try {
-      await follower.#open();
+      await unlessDamaged(() => follower.#open());
     } catch (error) {
       follower.unsubscribe();
       throw error;
@@ -152,7 +105,7 @@ export class OrderedFollower implements Subscription {
       if (this.#active && this.#inbox === subscription) this.#receive(message);
     });
     this.#inbox = subscription;
-    await this.#jetStream.call(`CONSUMER.CREATE.${this.#options.stream}`, {
+    await this.#jetStream.ask(`CONSUMER.CREATE.${this.#options.stream}`, {
       stream_name: this.#options.stream,
       config: {
         ...consumerConfig(this.#options, inbox, this.#lastSeq),
@@ -176,8 +129,38 @@ export class OrderedFollower implements Subscription {
     }
     this.#consumerSeq = delivery.consumerSeq;
     if (delivery.streamSeq <= this.#lastSeq) return;
-    this.#lastSeq = delivery.streamSeq;
-    this.#handler({ seq: delivery.streamSeq, payload: new Uint8Array(message.payload), message });
+    if (isIntact(message)) this.#handOut(delivery.streamSeq, message);
+    else this.#readAgain(delivery.streamSeq);
+  }
+
+  #handOut(seq: number, message: NatsMessage): void {
+    this.#lastSeq = seq;
+    this.#handler({ seq, payload: new Uint8Array(message.payload), message });
+  }
+
+  /** What came damaged comes again, before what follows it. */
+  #readAgain(seq: number): void {
+    // Nothing is taken until then.
+    this.#inbox?.unsubscribe();
+    this.#inbox = undefined;
+    if (this.#opening) {
+      this.#damagedSeq = seq;
+      return;
+    }
+    this.#opening = true;
+    readStored(this.#jetStream, this.#options.stream, seq)
+      .then(
+        (stored) => {
+          if (this.#active && stored !== undefined && seq > this.#lastSeq) this.#handOut(seq, stored.message);
+        },
+        // Then it is delivered again.
+        () => undefined,
+      )
+      .finally(() => {
+        this.#opening = false;
+        this.#reopen(0);
+      })
+      .catch(() => {});
   }
 
   #heartbeat(message: NatsMessage): void {
@@ -203,6 +186,9 @@ export class OrderedFollower implements Subscription {
       )
       .then((opened) => {
         this.#opening = false;
+        const damagedSeq = this.#damagedSeq;
+        this.#damagedSeq = undefined;
+        if (damagedSeq !== undefined) return this.#readAgain(damagedSeq);
         // A new connection reports itself; until then there is nothing to try.
         if (opened || !this.#active || !this.#jetStream.link.connected) return;
         this.#retry = setTimeout(() => this.#reopen(attempt + 1), RETRY_MS[Math.min(attempt, RETRY_MS.length - 1)]);

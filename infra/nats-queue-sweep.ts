@@ -1,5 +1,6 @@
 import { RallyError } from "./errors.ts";
-import { type Json, numberIn, numbersIn, Refusal, refusalCode, type JetStream } from "./nats-jetstream.ts";
+import { type Json, numberIn, numbersIn, Refusal, refusalCode } from "./nats-answer.ts";
+import type { JetStream } from "./nats-jetstream.ts";
 
 const REPEAT_MS = 5000;
 
@@ -47,12 +48,20 @@ export class QueueSweep {
   }
 
   async #sweep(): Promise<boolean> {
-    const consumer = await this.#jetStream.call(`CONSUMER.INFO.${this.#stream}.${this.#consumer}`);
+    const consumer = await this.#consumerInfo();
     const stream = await this.#jetStream.call(`STREAM.INFO.${this.#stream}`, { deleted_details: true });
     this.#target ??= numberIn(stream, "state", "last_seq");
     const floor = numberIn(consumer, "ack_floor", "stream_seq");
-    for (const seq of seqsUpTo(floor, stream)) await this.#jetStream.deleteMessage(this.#stream, seq);
+    const done = seqsUpTo(floor, stream);
+    // Asked twice: a floor that damage on the way has raised would take jobs that are not done.
+    const again = done.length === 0 ? consumer : await this.#consumerInfo();
+    if (numberIn(again, "ack_floor", "stream_seq") < floor) return false;
+    for (const seq of done) await this.#jetStream.deleteMessage(this.#stream, seq);
     return floor >= this.#target;
+  }
+
+  async #consumerInfo(): Promise<Json> {
+    return await this.#jetStream.call(`CONSUMER.INFO.${this.#stream}.${this.#consumer}`);
   }
 }
 

@@ -2,10 +2,13 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { Subscription } from "./bus.ts";
 import type { Job, QueueOptions, WorkQueue } from "./durable.ts";
 import { RallyError } from "./errors.ts";
-import { nanos, numberIn, parseDelivery, type JetStream } from "./nats-jetstream.ts";
-import type { NatsMessage } from "./nats-link.ts";
+import { numberIn } from "./nats-answer.ts";
+import { ID_HEADER, isIntact, readStored } from "./nats-checksum.ts";
+import { nanos, parseDelivery, type JetStream } from "./nats-jetstream.ts";
+import type { NatsHeaders, NatsMessage } from "./nats-link.ts";
 import { QueueSweep } from "./nats-queue-sweep.ts";
 import { newInbox } from "./nats-requests.ts";
+import { originalId, storeWhole } from "./nats-store-whole.ts";
 
 /** All workers share this consumer. */
 const CONSUMER = "workers";
@@ -16,6 +19,7 @@ const GRACE_MS = 1000;
 const NO_WAIT_MS = 2000;
 const DONE_RETRY_MS = 200;
 const PAUSE_MS = 100;
+const EMPTY = new Uint8Array(0);
 const EXPIRED = 408;
 const SILENT = 0;
 
@@ -64,10 +68,8 @@ export class NatsQueue implements WorkQueue {
         limit: maxJobBytes,
       });
     }
-    await this.#jetStream.publish(subject, payload, [
-      ["Nats-Msg-Id", id],
-      ["Nats-Expected-Stream", name],
-    ]);
+    const headers: NatsHeaders = [["Nats-Expected-Stream", name]];
+    await storeWhole(this.#jetStream, { stream: name, subject, payload, id, headers: () => headers });
   }
 
   async pull(max: number, waitMs: number, cancelled?: AbortSignal): Promise<Job[]> {
@@ -119,9 +121,9 @@ export class NatsQueue implements WorkQueue {
     cancelled?: AbortSignal,
   ): Promise<{ readonly jobs: Job[]; readonly status: number }> {
     const { link } = this.#jetStream;
-    const jobs: Job[] = [];
+    const arrivals: Arrival[] = [];
     let status: number = SILENT;
-    if (!link.connected) return { jobs, status };
+    if (!link.connected) return { jobs: [], status };
     // Jobs keep the subject they were put on, so each pull needs a subscription of its own to know them by.
     const inbox = newInbox();
     let open = true;
@@ -137,17 +139,17 @@ export class NatsQueue implements WorkQueue {
       // The server gives nothing to a pull whose inbox nobody has any more.
       cancelled?.addEventListener("abort", finish);
       const receive = (message: NatsMessage): void => {
-        const job = this.#jobOf(message);
-        if (job === undefined) {
+        const arrival = arrivalOf(message);
+        if (arrival === undefined) {
           // No jobs (404), pull expired (408), consumer changed (409), no such queue (503); 100 is a heartbeat.
           if (message.status === 100) return;
           status = message.status;
           finish();
         } else if (open) {
-          jobs.push(job);
-          if (jobs.length === batch) finish();
+          arrivals.push(arrival);
+          if (arrivals.length === batch) finish();
         } else {
-          job.release();
+          this.#jobOf(arrival).release();
         }
       };
       // The server forgets a pull with its connection.
@@ -160,13 +162,24 @@ export class NatsQueue implements WorkQueue {
     // Until the server knows that nobody listens any more, it may still give a job to this pull.
     if (cancelled?.aborted === true)
       await Promise.race([link.flush().catch(() => undefined), sleep(NO_WAIT_MS, undefined, { ref: false })]);
+    const jobs = await Promise.all(arrivals.map(async (arrival) => this.#jobOf(await this.#whole(arrival))));
     return { jobs, status };
   }
 
-  #jobOf({ payload, reply }: NatsMessage): Job | undefined {
-    const delivery = parseDelivery(reply);
-    if (delivery === undefined || reply === undefined) return undefined;
-    return new NatsJob(this.#jetStream, reply, new Uint8Array(payload), delivery.deliveries, this.#options);
+  #jobOf(arrival: Arrival): Job {
+    return new NatsJob(this.#jetStream, arrival, this.#options);
+  }
+
+  /** What came damaged is read where it is kept, and is empty if it is damaged there. */
+  async #whole(arrival: Arrival): Promise<Arrival> {
+    if (arrival.isIntact) return arrival;
+    try {
+      const kept = await readStored(this.#jetStream, this.#options.name, arrival.seq);
+      return { ...arrival, payload: kept?.message.payload ?? EMPTY };
+    } catch {
+      // It can be looked at again when it is delivered again.
+      return { ...arrival, payload: EMPTY };
+    }
   }
 
   async #connectedWithin(ms: number): Promise<boolean> {
@@ -184,16 +197,42 @@ export class NatsQueue implements WorkQueue {
   }
 }
 
+interface Arrival {
+  readonly reply: string;
+  readonly seq: number;
+  readonly delivery: number;
+  readonly id: string | undefined;
+  readonly payload: Uint8Array;
+  readonly isIntact: boolean;
+}
+
+function arrivalOf(message: NatsMessage): Arrival | undefined {
+  const { reply, payload } = message;
+  const delivery = parseDelivery(reply);
+  if (delivery === undefined || reply === undefined) return undefined;
+  const id = message.header(ID_HEADER);
+  return {
+    reply,
+    seq: delivery.streamSeq,
+    delivery: delivery.deliveries,
+    id: id === undefined ? undefined : originalId(id),
+    payload: new Uint8Array(payload),
+    isIntact: isIntact(message),
+  };
+}
+
 class NatsJob implements Job {
+  readonly id: string | undefined;
   readonly payload: Uint8Array;
   readonly delivery: number;
   readonly #jetStream: JetStream;
   readonly #reply: string;
   readonly #options: QueueOptions;
 
-  constructor(jetStream: JetStream, reply: string, payload: Uint8Array, delivery: number, options: QueueOptions) {
+  constructor(jetStream: JetStream, { reply, id, payload, delivery }: Arrival, options: QueueOptions) {
     this.#jetStream = jetStream;
     this.#reply = reply;
+    this.id = id;
     this.payload = payload;
     this.delivery = delivery;
     this.#options = options;

@@ -5,7 +5,7 @@ import type { ModelConfig } from "../../models/config.ts";
 import type { Tokenizer } from "../../models/tokenizer/tokenizer.ts";
 import { decodeGenerateRequest, requestIdOf } from "../protocol/decode.ts";
 import type { GenerateRequest } from "../protocol/messages.ts";
-import type { Subjects } from "../protocol/subjects.ts";
+import { isName, type Subjects } from "../protocol/subjects.ts";
 import type { Cancels } from "./cancels.ts";
 import { endUnserved } from "./ending.ts";
 import { type Logged, readLogged } from "./logged.ts";
@@ -51,6 +51,9 @@ const SUSPECT_AFTER = 2;
 /** Deliveries that did not even get to a claim have mostly failed for want of a store, so many of them are borne. */
 const DELIVERIES_PER_LOST_OWNER = 10;
 
+/** Three seconds: more than a sender needs to put a damaged request again. */
+const DAMAGED_DELIVERIES = 12;
+
 const BEING_TAKEN = { isInDoubt: true } as const;
 
 /** Trouble with the store or another owner, not with the request: the queue keeps it and brings it again. */
@@ -61,6 +64,7 @@ const NOT_THE_REQUESTS_FAULT: ReadonlySet<ErrorCode> = new Set([
   "no-responders",
   "timeout",
   "closed",
+  "corrupted",
 ]);
 
 /** From a job of the queue to a sequence in the engine, or to an ending straight away. */
@@ -91,7 +95,7 @@ export class Admission {
     try {
       request = decodeGenerateRequest(job.payload);
     } catch (thrown) {
-      return this.#refuse(job, requestIdOf(job.payload), RallyError.from(thrown));
+      return this.#unreadable(job, RallyError.from(thrown));
     }
     const { requestId } = request;
     const fingerprint = fingerprintOf(request);
@@ -113,12 +117,23 @@ export class Admission {
     }
   }
 
+  /** One that was damaged on its way is left to its sender for a while, who finds out and puts it again. */
+  async #unreadable(job: Job, error: RallyError): Promise<void> {
+    const { id, payload, delivery } = job;
+    const requestId = requestIdOf(payload) ?? (id !== undefined && isName(id) ? id : undefined);
+    if (payload.length > 0 || requestId === undefined) return this.#refuse(job, requestId, error);
+    if (delivery < DAMAGED_DELIVERIES) return job.release(COME_BACK_MS);
+    const text = "the request was changed on its way to the queue: send it again, under another id";
+    await this.#refuse(job, requestId, new RallyError("corrupted", text, { requestId, retryAfterMs: 1 }));
+  }
+
   async #own(job: Job, request: GenerateRequest, fingerprint: string): Promise<void> {
     const { log, subjects, clock, tokenizer, config, engine, warn } = this.#options;
     const { requestId } = request;
     this.#checkDeployment(request);
     const logged = readLogged(await log.read(subjects.tokens(requestId)), requestId);
-    if (logged.numForeign > 0) warn(`${requestId}: ${logged.numForeign} foreign entries in its token log`);
+    if (logged.numForeign > 0)
+      warn(`${requestId}: ${logged.numForeign} entries of its token log are damaged or foreign`);
     if (logged.hasEnded) return job.done();
     if (logged.request !== undefined && logged.request !== fingerprint) return this.#drop(job, requestId);
     const prompt = promptIds(request, tokenizer, config);
@@ -228,13 +243,16 @@ export class Admission {
   async #refuse(job: Job, requestId: string | undefined, error: RallyError): Promise<void> {
     const { warn } = this.#options;
     this.#numRefused++;
-    warn(`refused ${requestId ?? "a message without request id"}: ${error.message}`);
+    let isTold = true;
     try {
       if (requestId !== undefined) {
         const ending = { kind: "failed", error: error.toWire() } as const;
         // What an owner has accepted before stays: this is another message under the same id. Only a broken log is ended.
-        await endUnserved({ ...this.#options, requestId }, ending, error.code === "internal" ? "always" : "if-empty");
+        const when = error.code === "internal" ? "always" : "if-empty";
+        isTold = await endUnserved({ ...this.#options, requestId }, ending, when);
       }
+      const what = requestId ?? "a message without request id";
+      warn(`${isTold ? "refused" : "dropped another message under the id of"} ${what}: ${error.message}`);
       await job.done();
     } catch (thrown) {
       warn(`refusal not written: ${RallyError.from(thrown).message}`);

@@ -30,15 +30,15 @@ export async function endUnbegun(where: Where, ending: UnservedEnding): Promise<
 
 /**
  * Ends a request that this actor does not own, unless its log has an ending already; with "if-empty", also unless anybody has
- * begun it. RallyError `stale-owner` if somebody writes at the same moment: then it is theirs.
+ * begun it; resolves with whether it did. RallyError `stale-owner` if somebody writes at the same moment: then it is theirs.
  */
-export async function endUnserved(where: Where, ending: UnservedEnding, when: "always" | "if-empty"): Promise<void> {
+export async function endUnserved(where: Where, ending: UnservedEnding, when: "always" | "if-empty"): Promise<boolean> {
   const { log, subjects, attentionId: owner, requestId } = where;
   const subject = subjects.tokens(requestId);
   const entries = await log.read(subject);
   const events = entries.map(({ payload }) => readLogEvent(payload));
-  if (events.some((event) => event?.requestId === requestId && isEnd(event))) return;
-  if (when === "if-empty" && entries.length > 0) return;
+  if (events.some((event) => event?.requestId === requestId && isEnd(event))) return false;
+  if (when === "if-empty" && entries.length > 0) return false;
   let outputTokens = 0;
   for (const event of events) {
     // A client checks the count against the tokens it has: those up to the first that do not follow.
@@ -48,6 +48,7 @@ export async function endUnserved(where: Where, ending: UnservedEnding, when: "a
   }
   const end: EndEvent = { ...ending, requestId, owner, usage: { promptTokens: 0, outputTokens } };
   await append(where, end, entries.at(-1)?.seq ?? 0);
+  return true;
 }
 
 async function append({ log, subjects, requestId }: Where, end: EndEvent, expectedLastSeq: number): Promise<void> {

@@ -3,7 +3,7 @@ import type { Bus } from "../../infra/bus.ts";
 import { type Clock, systemClock, type Timer } from "../../infra/clock.ts";
 import { encode } from "../../infra/codec.ts";
 import type { Durable, DurableLog, WorkQueue } from "../../infra/durable.ts";
-import { RallyError } from "../../infra/errors.ts";
+import { type ErrorCode, RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import type { SamplingParams } from "../../models/sampling/params.ts";
@@ -33,6 +33,8 @@ const UNKNOWN_AFTER_MS = 2_000;
 /** A server that is away for longer is not expected back. */
 const OUTAGE_LIMIT_MS = 30_000;
 const RETRY_MS = 250;
+/** Troubles of the way to the server. */
+const PASSING: ReadonlySet<ErrorCode> = new Set(["timeout", "corrupted"]);
 
 /** Asks a deployment for tokens. Safe for any number of requests at once. */
 export class RallyClient {
@@ -212,7 +214,7 @@ export class RallyClient {
       } catch (thrown) {
         const error = RallyError.from(thrown);
         const isAway = error.code === "server-unavailable" && this.#clock.elapsed() - since < OUTAGE_LIMIT_MS;
-        const mayCome = (isAway || error.code === "timeout") && this.#clock.now() < deadline;
+        const mayCome = (isAway || PASSING.has(error.code)) && this.#clock.now() < deadline;
         if (!mayCome || this.#closed) throw error;
         await new Promise<void>((resolve) => this.#clock.after(RETRY_MS, resolve));
       }

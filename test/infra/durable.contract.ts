@@ -81,6 +81,7 @@ export function durableContract(name: string, open: () => Promise<DurableHarness
         const jobs = await worker.pull(10, 1000);
         expect(jobs.map(({ payload }) => text(payload))).toEqual(["1", "2", "3"]);
         expect(jobs.map(({ delivery }) => delivery)).toEqual([1, 1, 1]);
+        expect(jobs.map(({ id }) => id)).toEqual(["1", "2", "3"]);
         expect(await worker.depth()).toBe(3);
         for (const job of jobs) await job.done();
         expect(await putter.depth()).toBe(0);

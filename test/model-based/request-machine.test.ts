@@ -73,6 +73,7 @@ describe("the request machine of an owned request", () => {
     const log = await openTokenLog(new MemoryDurable({ clock }), subjectsOf("d"));
     const said: string[] = [];
     const job = {
+      id: "r",
       payload: new Uint8Array(),
       delivery: 1,
       working: () => undefined,

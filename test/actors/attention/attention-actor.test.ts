@@ -207,12 +207,43 @@ describe("AttentionActor: bad input", () => {
   it("counts bytes that name no request, and takes them off the queue", async () => {
     const a = bench.actor("a");
     const wrong = [[], [0xc1], [0x93, 1], Array.from({ length: 4000 }, () => 0x91)];
-    for (const [i, bytes] of wrong.entries()) await bench.put(Uint8Array.from(bytes), `wrong${i}`);
+    for (const [i, bytes] of wrong.entries()) await bench.put(Uint8Array.from(bytes), `wrong ${i}`);
     await bench.put(encode({ ...request("r"), requestId: "a.b" }), "wrong id");
     await quiet();
     expect(a.actor.counts.badMessages).toBe(5);
     expect(a.warnings).toHaveLength(5);
     expect(await bench.queue.depth()).toBe(0);
+  });
+
+  it("tells a sender whose bytes do not say who it is, by the id that it has put them under", async () => {
+    bench.actor("a");
+    await bench.put(Uint8Array.of(0xc1), "r");
+    await ended(bench, ["r"]);
+    expect((await bench.story("r")).ends).toMatchObject([{ kind: "failed", error: { code: "bad-message" } }]);
+  });
+
+  it("leaves a request that was damaged on its way to its sender, who puts it again", async () => {
+    const a = bench.actor("a");
+    await bench.put(new Uint8Array(), "r");
+    await bench.advance(1000);
+    expect(await bench.events("r")).toEqual([]);
+    await bench.put(encode(request("r")), "copy of r");
+    await ended(bench, ["r"]);
+    expect((await bench.story("r")).ids).toEqual(await tokensOf(request("r")));
+    await bench.advance(3000);
+    expect(await bench.queue.depth()).toBe(0);
+    expect(a.warnings.join()).toMatch(/^dropped/u);
+  });
+
+  it("fails one that was damaged on its way if its sender does not", async () => {
+    const a = bench.actor("a");
+    await bench.put(new Uint8Array(), "r");
+    await bench.advance(2500);
+    expect(await bench.events("r")).toEqual([]);
+    await bench.advance(1000);
+    expect((await bench.story("r")).ends).toMatchObject([{ kind: "failed", error: { code: "corrupted" } }]);
+    expect(await bench.queue.depth()).toBe(0);
+    expect(a.actor.counts.badMessages).toBe(1);
   });
 
   it("does not let a bad message under the id of a running request end that one", async () => {
@@ -623,7 +654,7 @@ describe("AttentionActor: takeover", () => {
     const calm = await tokensOf(request("r"));
     const ids = await goodIds(subject);
     expect(ids).toEqual(calm);
-    expect(a.warnings.some((text) => text.includes("3 foreign entries"))).toBe(true);
+    expect(a.warnings.some((text) => text.includes("3 entries"))).toBe(true);
     expect(await bench.queue.depth()).toBe(0);
   });
 

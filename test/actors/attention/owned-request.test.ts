@@ -18,6 +18,7 @@ async function open(deadline: number) {
   const log = await openTokenLog(new MemoryDurable({ clock }), subjectsOf("d"));
   const said: string[] = [];
   const job = {
+    id: "r",
     payload: new Uint8Array(),
     delivery: 1,
     working: () => void said.push("working"),

@@ -9,6 +9,7 @@ import { openRequestQueue, openTokenLog } from "../../../actors/protocol/streams
 import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { encode } from "../../../infra/codec.ts";
 import { ERROR_CODES } from "../../../infra/errors.ts";
+import { CHECK_HEADER, checkOf } from "../../../infra/nats-checksum.ts";
 import { connectNats } from "../../../infra/nats-connect.ts";
 import { WIRE_DTYPES } from "../../../infra/tensor.ts";
 import { DEFAULT_SAMPLING } from "../../../models/sampling/params.ts";
@@ -52,6 +53,12 @@ describe("the protocol's README says what the code does", () => {
         .replace(/9\.0$/u, "<epoch>.<shard>");
       expect(readme).toContain(`\`${written}`);
     }
+  });
+
+  it("of the checksum beside every message that is kept", () => {
+    expect(readme).toContain(`\`${CHECK_HEADER}\``);
+    expect(checkOf(Buffer.from("123456789"))).toBe("cbf43926");
+    expect(checkOf(new Uint8Array())).toBe("00000000");
   });
 
   it("of every field of every message", () => {

@@ -130,6 +130,7 @@ export class RealOwners {
     this.#owner(owner).give = undefined;
     give([
       {
+        id: undefined,
         payload: this.#payload,
         delivery,
         working: () => undefined,

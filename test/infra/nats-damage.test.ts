@@ -1,0 +1,246 @@
+import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from "vitest";
+import { NatsProxy } from "../../infra/chaos/nats-proxy.ts";
+import type { FlowDirection } from "../../infra/chaos/network-fault.ts";
+import { SeededRandom } from "../../infra/chaos/seeded.ts";
+import { systemClock } from "../../infra/clock.ts";
+import { DUPLICATE_WINDOW_MS } from "../../infra/durable-limits.ts";
+import type { Durable, DurableLog, LogEntry } from "../../infra/durable.ts";
+import { RallyError } from "../../infra/errors.ts";
+import { NatsDurable } from "../../infra/nats-durable.ts";
+import { JetStream } from "../../infra/nats-jetstream.ts";
+import type { NatsLink } from "../../infra/nats-link.ts";
+import { openWireLink } from "../../infra/nats-wire-link.ts";
+import { startTestServer, type TestServer } from "../support/nats.ts";
+
+const text = (payload: Uint8Array): string => Buffer.from(payload).toString();
+const bytes = (value: string): Uint8Array => Buffer.from(value.repeat(20));
+const numbers = (count: number): string[] => Array.from({ length: count }, (_, i) => `entry ${i};`);
+const whole = (values: readonly string[]): string[] => values.map((value) => value.repeat(20));
+/** What is handed out, without the damaged ones, which are empty. */
+const said = (entries: readonly LogEntry[]): string[] =>
+  entries.filter(({ payload }) => payload.length > 0).map(({ payload }) => text(payload));
+
+describe("bytes that change between us and JetStream", () => {
+  let server: TestServer;
+  let round = 0;
+  let proxies: NatsProxy[];
+  let links: NatsLink[];
+  let direct: Durable;
+
+  beforeAll(async () => {
+    server = await startTestServer();
+  });
+  afterAll(() => server.stop());
+
+  beforeEach(async () => {
+    round++;
+    proxies = [];
+    links = [];
+    direct = (await over(server.url)).durable;
+  });
+  afterEach(async () => {
+    for (const link of links) await link.close();
+    for (const proxy of proxies) await proxy.close();
+  });
+
+  async function over(url: string): Promise<{ durable: Durable; link: NatsLink }> {
+    const link = await openWireLink({ url }, "test");
+    links.push(link);
+    return { durable: new NatsDurable(link), link };
+  }
+
+  interface Damage {
+    readonly direction?: FlowDirection;
+    readonly probability: number;
+    /** Of subjects. */
+    readonly prefix?: string;
+  }
+
+  /** A way to the server on which bytes change from when it is told to. */
+  async function damagedWay({ direction, probability, prefix = "" }: Damage) {
+    const { host, port } = { host: "127.0.0.1", port: Number(new URL(server.url).port) };
+    const proxy = await NatsProxy.listen({
+      clock: systemClock,
+      // Two ways that damage alike would undo each other's damage.
+      random: new SeededRandom(round, `damage ${proxies.length}`),
+      upstream: () => ({ host, port }),
+    });
+    proxies.push(proxy);
+    const way = await over(`nats://127.0.0.1:${proxy.port}`);
+    const concerns = (subject: string) => subject.startsWith(prefix);
+    return { ...way, begin: () => proxy.inject({ kind: "corrupt", direction, probability, concerns }) };
+  }
+
+  const logOptions = () => ({ name: `L${round}`, subjects: `log${round}.*`, maxAgeMs: 3_600_000, maxBytes: 1 << 24 });
+  const subject = () => `log${round}.one`;
+
+  /** As owners append: again under the same id until it is answered; the next one goes on from what is in the log. */
+  async function appendAll(log: DurableLog, values: readonly string[]): Promise<void> {
+    let expectedLastSeq = 0;
+    for (let i = 0, owner = 0; i < values.length;) {
+      try {
+        const id = `${subject()}:${i}:${owner}`;
+        ({ seq: expectedLastSeq } = await log.append(subject(), bytes(values[i] ?? ""), { id, expectedLastSeq }));
+        i++;
+      } catch (thrown) {
+        const { code } = RallyError.from(thrown);
+        if (code !== "stale-owner" && code !== "corrupted") throw thrown;
+        if (code === "corrupted") continue;
+        // The answer to the last append has named another place.
+        const entries = await log.read(subject());
+        i = said(entries).length;
+        expectedLastSeq = entries.at(-1)?.seq ?? 0;
+        owner++;
+      }
+    }
+  }
+
+  it("an entry that is stored damaged is stored again, before anything follows it", async () => {
+    const way = await damagedWay({ direction: "to-server", probability: 0.3, prefix: "log" });
+    const [writer, reader] = [await way.durable.log(logOptions()), await direct.log(logOptions())];
+    const followed: LogEntry[] = [];
+    await reader.follow(subject(), (entry) => void followed.push(entry));
+    way.begin();
+    await appendAll(writer, numbers(100));
+    const entries = await reader.read(subject());
+    expect(said(entries)).toEqual(whole(numbers(100)));
+    expect(entries.length).toBeGreaterThan(110);
+    await expect.poll(() => followed).toEqual(entries);
+  });
+
+  it("the writer is not misled when only its own echo is damaged", async () => {
+    const way = await damagedWay({ direction: "from-server", probability: 1, prefix: "log" });
+    const [writer, reader] = [await way.durable.log(logOptions()), await direct.log(logOptions())];
+    way.begin();
+    await appendAll(writer, numbers(20));
+    const entries = await reader.read(subject());
+    expect(entries.map(({ payload }) => text(payload))).toEqual(whole(numbers(20)));
+  });
+
+  it("a repeated append finds out that the first was stored damaged", async () => {
+    const way = await damagedWay({ direction: "to-server", probability: 1, prefix: "log" });
+    const log = await way.durable.log(logOptions());
+    const heal = way.begin();
+    await expect(log.append(subject(), bytes("a"), { id: "a", expectedLastSeq: 0 })).rejects.toMatchObject({
+      code: "corrupted",
+    });
+    heal();
+    const { seq } = await log.append(subject(), bytes("a"), { id: "a", expectedLastSeq: 0 });
+    const again = await log.append(subject(), bytes("a"), { id: "a", expectedLastSeq: 0 });
+    expect(again.seq).toBe(seq);
+    const entries = await log.read(subject());
+    expect(entries.at(-1)).toMatchObject({ seq });
+    expect(said(entries)).toEqual(whole(["a"]));
+  });
+
+  it("a reader reads again what was damaged on its way out", async () => {
+    const way = await damagedWay({ direction: "from-server", probability: 0.3, prefix: "log" });
+    const [writer, reader] = [await direct.log(logOptions()), await way.durable.log(logOptions())];
+    const followed: LogEntry[] = [];
+    way.begin();
+    await reader.follow(subject(), (entry) => void followed.push(entry));
+    await appendAll(writer, numbers(60));
+    const expected = whole(numbers(60));
+    await expect.poll(() => followed.map(({ payload }) => text(payload)), { timeout: 10_000 }).toEqual(expected);
+    expect((await reader.read(subject())).map(({ payload }) => text(payload))).toEqual(expected);
+  });
+
+  it("what others write without a checksum is taken as it is", async () => {
+    const { link, durable } = await over(server.url);
+    const log = await durable.log(logOptions());
+    link.publish(subject(), bytes("plain"));
+    await link.flush();
+    expect(said(await log.read(subject()))).toEqual(whole(["plain"]));
+  });
+
+  const queueOptions = () => ({
+    name: `Q${round}`,
+    subject: `queue${round}`,
+    maxJobs: 1000,
+    maxJobBytes: 10_000,
+    ackWaitMs: 1000,
+  });
+
+  it("a job that is stored damaged is put again; workers get the damaged one empty, under its id", async () => {
+    const way = await damagedWay({ direction: "to-server", probability: 0.3, prefix: "queue" });
+    const [putter, worker] = [await way.durable.queue(queueOptions()), await direct.queue(queueOptions())];
+    way.begin();
+    for (const value of numbers(40)) await putter.put(value, bytes(value));
+    const jobs = await worker.pull(200, 1000);
+    const good = jobs.filter(({ payload }) => payload.length > 0);
+    expect(good.map(({ payload }) => text(payload))).toEqual(whole(numbers(40)));
+    expect(good.map(({ id }) => id)).toEqual(numbers(40));
+    const damaged = jobs.filter(({ payload }) => payload.length === 0);
+    expect(damaged.length).toBeGreaterThan(5);
+    for (const { id } of damaged) expect(numbers(40)).toContain(id);
+  });
+
+  it("a worker reads again a job that was damaged on its way out", async () => {
+    const way = await damagedWay({ direction: "from-server", probability: 0.4, prefix: "queue" });
+    const [putter, worker] = [await direct.queue(queueOptions()), await way.durable.queue(queueOptions())];
+    for (const value of numbers(40)) await putter.put(value, bytes(value));
+    way.begin();
+    const jobs = await worker.pull(40, 1000);
+    expect(jobs.map(({ payload }) => text(payload))).toEqual(whole(numbers(40)));
+  });
+
+  it("a value that is stored damaged is put again, and read again when damaged on its way out", async () => {
+    const inward = await damagedWay({ direction: "to-server", probability: 0.4, prefix: "$KV" });
+    const outward = await damagedWay({ direction: "from-server", probability: 0.4, prefix: "" });
+    const bucket = `b${round}`;
+    const [writer, reader] = [await inward.durable.keyValue(bucket), await outward.durable.keyValue(bucket)];
+    const seen: string[] = [];
+    await reader.watch("key", ({ value }) => void (value.length > 0 && seen.push(text(value))));
+    inward.begin();
+    outward.begin();
+    let revision = 0;
+    for (const value of numbers(30)) {
+      revision = await writer.put("key", bytes(value), revision);
+      const found = await reader.get("key");
+      expect(text(found?.value ?? new Uint8Array())).toBe(value.repeat(20));
+      expect(found?.revision).toBe(revision);
+    }
+    await expect.poll(() => seen.at(-1), { timeout: 10_000 }).toBe(whole(numbers(30)).at(-1));
+  });
+
+  it("what is asked of JetStream is done as it was meant, though questions are damaged", async () => {
+    const way = await damagedWay({ direction: "to-server", probability: 0.3, prefix: "$JS.API" });
+    const writer = await direct.log(logOptions());
+    await appendAll(writer, ["first"]);
+    way.begin();
+    const followed: number[] = [];
+    for (let i = 0; i < 60; i++) {
+      const log = await way.durable.log(logOptions());
+      const subscription = await log.follow(subject(), () => void followed.push(i));
+      await expect.poll(() => followed.at(-1)).toBe(i);
+      subscription.unsubscribe();
+    }
+    expect(followed).toEqual(Array.from({ length: 60 }, (_, i) => i));
+    const { link } = await over(server.url);
+    const { config } = await new JetStream(link).call(`STREAM.INFO.${logOptions().name}`);
+    expect(config).toMatchObject({
+      subjects: [logOptions().subjects],
+      max_age: 3_600_000 * 1e6,
+      max_bytes: logOptions().maxBytes,
+      max_msgs: -1,
+      discard: "new",
+      duplicate_window: DUPLICATE_WINDOW_MS * 1e6,
+    });
+  }, 30_000);
+
+  it("whatever is damaged, questions and answers of JetStream too: all arrives, once and in order", async () => {
+    const [inward, outward] = [await damagedWay({ probability: 0.1 }), await damagedWay({ probability: 0.1 })];
+    inward.begin();
+    outward.begin();
+    const [writer, reader] = await Promise.all([inward.durable.log(logOptions()), outward.durable.log(logOptions())]);
+    const followed: LogEntry[] = [];
+    await reader.follow(subject(), (entry) => void followed.push(entry));
+    await appendAll(writer, numbers(100));
+    const expected = whole(numbers(100));
+    await expect.poll(() => said(followed), { timeout: 20_000 }).toEqual(expected);
+    const late: LogEntry[] = [];
+    await reader.follow(subject(), (entry) => void late.push(entry));
+    await expect.poll(() => said(late), { timeout: 20_000 }).toEqual(expected);
+    expect(said(await (await direct.log(logOptions())).read(subject()))).toEqual(expected);
+  }, 60_000);
+});
