@@ -36,6 +36,13 @@ export function headerStatus(block: string): number {
 }
 
 export function headerValue(block: string, name: string): string | undefined {
+  // As it is mostly written.
+  const at = block.indexOf(`\r\n${name}:`);
+  if (at !== -1)
+    return block
+      .slice(at + name.length + 3)
+      .split("\r\n", 1)[0]
+      ?.trim();
   const wanted = `${name.toLowerCase()}:`;
   const line = block.split("\r\n").find((candidate) => candidate.toLowerCase().startsWith(wanted));
   return line?.slice(wanted.length).trim();

@@ -1,6 +1,7 @@
 import { readFileSync } from "node:fs";
 import path from "node:path";
 import { ERROR_CODES, RallyError } from "../../infra/errors.ts";
+import { ROLE_LIMITS, type RoleLimit, type RoleLimits } from "../supervisor/role-limits.ts";
 import { TOPOLOGY_LIMITS } from "../supervisor/topology.ts";
 import { readFault } from "./fault-fields.ts";
 import { FAULT_KINDS, type FaultKind } from "./faults.ts";
@@ -47,13 +48,23 @@ function readTopology(fields: YamlFields | undefined): Scenario["topology"] {
   const numShards = amount("shards", TOPOLOGY_LIMITS.numShards);
   const numReplicas = amount("replicas", TOPOLOGY_LIMITS.numReplicas);
   const microBatches = amount("microBatches", TOPOLOGY_LIMITS.microBatches);
+  const limits = readLimits(fields.map("limits"));
   fields.done();
   return {
     ...(numAttention !== undefined && { numAttention }),
     ...(numShards !== undefined && { numShards }),
     ...(numReplicas !== undefined && { numReplicas }),
     ...(microBatches !== undefined && { microBatches }),
+    limits,
   };
+}
+
+function readLimits(fields: YamlFields | undefined): RoleLimits {
+  if (fields === undefined) return {};
+  const names = (Object.keys(ROLE_LIMITS) as RoleLimit[]).filter((name) => fields.has(name));
+  const limits = Object.fromEntries(names.map((name) => [name, fields.integer(name, ROLE_LIMITS[name])]));
+  fields.done();
+  return limits;
 }
 
 /** One fault with its times, or `random`: a mix of which one strikes each time. */

@@ -140,6 +140,7 @@ function topologyFor(scenario: Scenario, values: Values, given: ReadonlySet<stri
   return {
     ...DEFAULT_TOPOLOGY,
     ...scenario.topology,
+    limits: { ...scenario.topology.limits, ...fromFlags.limits },
     deployment: fromFlags.deployment,
     modelDir: fromFlags.modelDir,
     ...(given.has("attention") && { numAttention }),

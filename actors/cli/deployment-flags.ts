@@ -4,7 +4,8 @@ import { type NatsSettings, natsSettingsFromEnv } from "../../infra/nats-setting
 import { packageRoot } from "../../infra/own-file.ts";
 import { PROVIDERS } from "../../infra/session.ts";
 import { DEFAULT_TOPOLOGY, type Topology, TOPOLOGY_LIMITS } from "../supervisor/topology.ts";
-import { choiceFlag, type FlagValues, integerFlag, nameFlag, orWord, textFlag } from "./flags.ts";
+import { ROLE_LIMITS, type RoleLimit, type RoleLimits } from "../supervisor/role-limits.ts";
+import { choiceFlag, type Flag, type FlagValues, integerFlag, nameFlag, orWord, textFlag } from "./flags.ts";
 
 /** Which server. */
 export const SERVER_FLAGS = {
@@ -21,6 +22,22 @@ const range = (max: number) => ({ min: 1, max });
 export const CONNECTION_FLAGS = {
   deployment: nameFlag("the deployment: letters, digits, _ and -", DEFAULT_TOPOLOGY.deployment),
   ...SERVER_FLAGS,
+};
+
+const limit = (name: RoleLimit): Flag<number | undefined> => {
+  const { min, max, fallback, about, unit } = ROLE_LIMITS[name];
+  const flag = integerFlag(unit, about, { min, max });
+  return fallback === undefined ? flag : { ...flag, fallback: String(fallback) };
+};
+
+/** Limits of the roles; what is not given is left to them. */
+export const LIMIT_FLAGS = {
+  "max-sequences": limit("maxSequences"),
+  "max-kv-tokens": limit("maxKvTokens"),
+  "prefill-tokens": limit("prefillTokens"),
+  "dispatch-timeout": limit("dispatchTimeoutMs"),
+  "appends-per-second": limit("appendsPerSecond"),
+  "max-waiting-batches": limit("maxWaitingBatches"),
 };
 
 /** What a deployment of our own consists of. */
@@ -52,6 +69,7 @@ export const TOPOLOGY_FLAGS = {
     DEFAULT_TOPOLOGY.wireDtype,
   ),
   provider: choiceFlag(PROVIDERS, "what computes; cuda needs a GPU and rally gpu setup", DEFAULT_TOPOLOGY.provider),
+  ...LIMIT_FLAGS,
   store: textFlag("DIR", "where a server of our own keeps requests and tokens"),
   trace: textFlag("FILE", "write Chrome trace events of all actors at the end; opens in https://ui.perfetto.dev"),
 };
@@ -68,7 +86,21 @@ export function topologyOf(values: TopologyValues): Topology {
     microBatches: values["micro-batches"],
     wireDtype: values.wire,
     provider: values.provider,
+    limits: limitsOf(values),
   };
+}
+
+/** Those that were given. */
+export function limitsOf(values: FlagValues<typeof LIMIT_FLAGS>): RoleLimits {
+  const named: { readonly [Name in RoleLimit]: number | undefined } = {
+    maxSequences: values["max-sequences"],
+    maxKvTokens: values["max-kv-tokens"],
+    prefillTokens: values["prefill-tokens"],
+    dispatchTimeoutMs: values["dispatch-timeout"],
+    appendsPerSecond: values["appends-per-second"],
+    maxWaitingBatches: values["max-waiting-batches"],
+  };
+  return Object.fromEntries(Object.entries(named).filter(([, value]) => value !== undefined));
 }
 
 /** The bundled model's folder unless another is named. */

@@ -2,7 +2,7 @@ import { RallyError } from "../../infra/errors.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import { TOPOLOGY_LIMITS } from "../supervisor/topology.ts";
 import type { Command, CommandContext } from "./command.ts";
-import { CONNECTION_FLAGS, natsSettingsOf, TOPOLOGY_FLAGS, topologyOf } from "./deployment-flags.ts";
+import { CONNECTION_FLAGS, LIMIT_FLAGS, natsSettingsOf, TOPOLOGY_FLAGS, topologyOf } from "./deployment-flags.ts";
 import { deploymentFolder, readRecord } from "./deployment-record.ts";
 import { integerFlag, integersFlag, noArguments, parseFlags, switchFlag } from "./flags.ts";
 import { count, describeJoined } from "./serving-topology.ts";
@@ -23,6 +23,7 @@ const flags = {
   "micro-batches": TOPOLOGY_FLAGS["micro-batches"],
   wire: TOPOLOGY_FLAGS.wire,
   provider: TOPOLOGY_FLAGS.provider,
+  ...LIMIT_FLAGS,
   trace: TOPOLOGY_FLAGS.trace,
   ...CONNECTION_FLAGS,
   json: switchFlag("print events as JSON objects, one a line: ready, restarted, warning, stopped"),

@@ -12,7 +12,7 @@ import { describeTopology, count } from "./serving-topology.ts";
 import { findServing, type Serving, startServing } from "./serving.ts";
 import type { Terminal } from "./terminal.ts";
 
-const flags = {
+export const runFlags = {
   "max-tokens": integerFlag("N", "end after so many tokens", { min: 1, max: REQUEST_LIMITS.maxTokens }, 200),
   temperature: numberFlag("T", "0 always takes the likeliest token", { min: 0, max: 2 }, DEFAULT_SAMPLING.temperature),
   "top-k": integerFlag(
@@ -49,12 +49,17 @@ const flags = {
     max: REQUEST_LIMITS.logprobs,
   }),
   deadline: numberFlag("SECONDS", "give up after so long", { min: 0.001, max: 604_800 }, 600),
+  "idle-limit": integerFlag(
+    "SECONDS",
+    "cancel the request when nobody has followed it for so long, e.g. because this program was killed",
+    { min: REQUEST_LIMITS.idleLimitMs.least / 1000, max: REQUEST_LIMITS.idleLimitMs.most / 1000 },
+  ),
   json: switchFlag("print one JSON object instead of the text"),
   ...CONNECTION_FLAGS,
   ...TOPOLOGY_FLAGS,
 };
 
-type Values = FlagValues<typeof flags>;
+type Values = FlagValues<typeof runFlags>;
 
 export const runCommand: Command = {
   name: "run",
@@ -82,12 +87,12 @@ Ctrl-C cancels the request. Exit status: 0, 1 after a failure, 2 for wrong usage
     ["rally run - --temperature 0 --json < prompt.txt", "for programs"],
     ['rally run "The sea" --attention 1 --experts 4 --trace trace.json', "see who computes what, and when"],
   ],
-  flags,
+  flags: runFlags,
   run,
 };
 
 async function run(args: readonly string[], context: CommandContext): Promise<number> {
-  const { values, positionals, given } = parseFlags(flags, args);
+  const { values, positionals, given } = parseFlags(runFlags, args);
   const { terminal, interrupted } = context;
   const nats = natsSettingsOf(values, context.env);
   checkStore(values.store, nats);
@@ -138,7 +143,8 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   }
 }
 
-function generateOptions(prompt: string, values: Values) {
+/** What is asked of the deployment. */
+export function generateOptions(prompt: string, values: Values) {
   return {
     prompt,
     requestId: randomUUID(),
@@ -154,6 +160,7 @@ function generateOptions(prompt: string, values: Values) {
     stop: values.stop,
     ...(values.logprobs !== undefined && { logprobs: values.logprobs }),
     deadlineMs: Math.ceil(values.deadline * 1000),
+    ...(values["idle-limit"] !== undefined && { idleLimitMs: values["idle-limit"] * 1000 }),
   };
 }
 

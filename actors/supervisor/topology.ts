@@ -2,6 +2,7 @@ import { RallyError } from "../../infra/errors.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import type { AttentionSettings, RoleSettings } from "../protocol/role.ts";
 import { checkName } from "../protocol/subjects.ts";
+import { attentionLimits, checkRoleLimits, expertLimits, type RoleLimits } from "./role-limits.ts";
 
 /** What a deployment consists of on this machine. */
 export interface Topology {
@@ -14,6 +15,7 @@ export interface Topology {
   readonly microBatches: AttentionSettings["microBatches"];
   readonly wireDtype: AttentionSettings["wireDtype"];
   readonly provider: AttentionSettings["provider"];
+  readonly limits: RoleLimits;
 }
 
 export const DEFAULT_TOPOLOGY: Omit<Topology, "modelDir"> = {
@@ -24,19 +26,11 @@ export const DEFAULT_TOPOLOGY: Omit<Topology, "modelDir"> = {
   microBatches: "auto",
   wireDtype: "f32",
   provider: "cpu",
+  limits: {},
 };
 
 /** Limits that keep a slip of the finger from starting thousands of processes. */
 export const TOPOLOGY_LIMITS = { numAttention: 64, numShards: 64, numReplicas: 64, microBatches: 16 } as const;
-
-const ATTENTION_DEFAULTS = {
-  maxSequences: 64,
-  prefillTokens: 256,
-  dispatchTimeoutMs: 1_000,
-  appendsPerSecond: 400,
-} as const;
-
-const EXPERT_DEFAULTS = { maxWaitingBatches: 256 } as const;
 
 /** One place in the topology, filled by one process after another; each gets an id of its own. */
 export interface RoleSlot {
@@ -47,7 +41,7 @@ export interface RoleSlot {
 
 /** Attention actors know no shards: what there is to dispatch to, the placement says. */
 export function attentionSlots(topology: Topology, nats: NatsSettings, trace: boolean): RoleSlot[] {
-  const { deployment, modelDir, numAttention, microBatches, wireDtype, provider } = topology;
+  const { deployment, modelDir, numAttention, microBatches, wireDtype, provider, limits } = topology;
   return Array.from({ length: numAttention }, (_, i) => ({
     role: "attention",
     name: `attention-${i}`,
@@ -61,7 +55,7 @@ export function attentionSlots(topology: Topology, nats: NatsSettings, trace: bo
       trace,
       microBatches,
       wireDtype,
-      ...ATTENTION_DEFAULTS,
+      ...attentionLimits(limits),
     }),
   }));
 }
@@ -73,7 +67,7 @@ export function expertSlots(
   trace: boolean,
   placed: { readonly epoch: number; readonly shards: readonly number[]; readonly suffix: string },
 ): RoleSlot[] {
-  const { deployment, modelDir, numReplicas, provider } = topology;
+  const { deployment, modelDir, numReplicas, provider, limits } = topology;
   const { epoch, suffix } = placed;
   return placed.shards.flatMap((shard) =>
     Array.from({ length: numReplicas }, (_, replica): RoleSlot => ({
@@ -89,7 +83,7 @@ export function expertSlots(
         trace,
         epoch,
         shard,
-        ...EXPERT_DEFAULTS,
+        ...expertLimits(limits),
       }),
     })),
   );
@@ -97,6 +91,7 @@ export function expertSlots(
 
 export function checkTopology(topology: Topology): void {
   checkName("deployment", topology.deployment);
+  checkRoleLimits(topology.limits);
   for (const field of ["numAttention", "numShards", "numReplicas", "microBatches"] as const) {
     const found = topology[field];
     const limit = TOPOLOGY_LIMITS[field];

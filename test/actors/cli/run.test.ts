@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
-import { runCommand } from "../../../actors/cli/run.ts";
+import { parseFlags } from "../../../actors/cli/flags.ts";
+import { generateOptions, runCommand, runFlags } from "../../../actors/cli/run.ts";
 import { upCommand } from "../../../actors/cli/up.ts";
 import { rally } from "../../support/cli.ts";
 
@@ -22,6 +23,8 @@ test.each([
     1,
     /stop must be a list of at most 4/,
   ],
+  [["x", "--idle-limit", "2"], 2, /--idle-limit must be an integer from 3 to 86400, found "2"/],
+  [["x", "--max-kv-tokens", "10"], 2, /--max-kv-tokens must be an integer from 64 to 1000000000, found "10"/],
   [["x", "--wire", "f64"], 2, /--wire must be one of/],
   [["x", "--experts", "0"], 2, /--experts must be/],
   [["x", "--deployment", "a b"], 2, /--deployment must be 1 to 64 letters/],
@@ -34,6 +37,12 @@ test.each([
   expect(run.stderr).toMatch(message);
   expect(run.status).toBe(status);
   expect(run.stdout).toBe("");
+});
+
+test("an idle limit is the request's, in milliseconds, and there is none unless it is given", () => {
+  const options = (...args: string[]) => generateOptions("x", parseFlags(runFlags, args).values);
+  expect(options("--idle-limit", "5", "--deadline", "2.5")).toMatchObject({ idleLimitMs: 5000, deadlineMs: 2500 });
+  expect(options()).not.toHaveProperty("idleLimitMs");
 });
 
 test.each([

@@ -1,5 +1,6 @@
 import { expect, test } from "vitest";
 import { attentionSlots, checkTopology, expertSlots, type Topology } from "../../../actors/supervisor/topology.ts";
+import type { RoleLimit } from "../../../actors/supervisor/role-limits.ts";
 import { topologyOf } from "../../support/topology.ts";
 
 const nats = { url: "nats://test" };
@@ -25,6 +26,42 @@ test("every role computes on the topology's provider", () => {
   const slots = [...attentionSlots(topology, nats, false), ...expertSlots(topology, nats, false, placed)];
   expect(slots.map((slot) => slot.settings("a").provider)).toEqual(["cuda", "cuda"]);
   expect(topologyOf().provider).toBe("cpu");
+});
+
+test("limits go to the roles that they are of, defaults where none is given", () => {
+  const limits = { maxSequences: 3, maxKvTokens: 500, dispatchTimeoutMs: 50, maxWaitingBatches: 7 };
+  const [attention] = attentionSlots(topologyOf({ limits }), nats, false);
+  expect(attention?.settings("a")).toMatchObject({
+    maxSequences: 3,
+    maxKvTokens: 500,
+    prefillTokens: 256,
+    dispatchTimeoutMs: 50,
+    appendsPerSecond: 400,
+  });
+  const [plain] = attentionSlots(topologyOf(), nats, false);
+  expect(plain?.settings("a")).not.toHaveProperty("maxKvTokens");
+  const placed = { epoch: 1, shards: [0], suffix: "" };
+  const [expert] = expertSlots(topologyOf({ limits }), nats, false, placed);
+  expect(expert?.settings("b")).toMatchObject({ maxWaitingBatches: 7 });
+});
+
+test.each<[RoleLimit, number, number]>([
+  ["maxSequences", 0, 1],
+  ["maxSequences", 1025, 1024],
+  ["maxKvTokens", 63, 64],
+  ["prefillTokens", 1.5, 65_536],
+  ["dispatchTimeoutMs", 9, 10],
+  ["appendsPerSecond", 0, 1],
+  ["maxWaitingBatches", Number.NaN, 65_536],
+])("a bad %s (%d) is named with the limit that it breaks", (field, found, limit) => {
+  const wrong = topologyOf({ limits: { [field]: found } });
+  let error: unknown;
+  try {
+    checkTopology(wrong);
+  } catch (thrown) {
+    error = thrown;
+  }
+  expect(error).toMatchObject({ code: "bad-settings", fields: { field, found, limit } });
 });
 
 test.each<[keyof Topology, Partial<Topology>]>([

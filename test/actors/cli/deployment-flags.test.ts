@@ -1,0 +1,29 @@
+import { expect, test } from "vitest";
+import { LIMIT_FLAGS, limitsOf, TOPOLOGY_FLAGS, topologyOf } from "../../../actors/cli/deployment-flags.ts";
+import { type Flag, parseFlags } from "../../../actors/cli/flags.ts";
+import { ROLE_LIMITS } from "../../../actors/supervisor/role-limits.ts";
+
+test("only limits that are given are passed on", () => {
+  const { values } = parseFlags(TOPOLOGY_FLAGS, "--max-kv-tokens 2000 --appends-per-second=50".split(" "));
+  expect(topologyOf({ ...values, deployment: "d" }).limits).toEqual({ maxKvTokens: 2000, appendsPerSecond: 50 });
+  expect(limitsOf(parseFlags(LIMIT_FLAGS, []).values)).toEqual({});
+});
+
+test("there is a flag for every limit, and help has its default", () => {
+  const flags = Object.values<Flag<unknown>>(LIMIT_FLAGS);
+  const limits = Object.values(ROLE_LIMITS);
+  expect(flags.map(({ help }) => help)).toEqual(limits.map(({ about }) => about));
+  expect(flags.map(({ fallback }) => fallback)).toEqual(
+    limits.map(({ fallback }) => (fallback === undefined ? undefined : String(fallback))),
+  );
+  const args = Object.keys(LIMIT_FLAGS).flatMap((name) => [`--${name}`, "100"]);
+  expect(limitsOf(parseFlags(LIMIT_FLAGS, args).values)).toEqual(
+    Object.fromEntries(Object.keys(ROLE_LIMITS).map((name) => [name, 100])),
+  );
+});
+
+test("a limit out of its range is refused with flag, value and range", () => {
+  expect(() => parseFlags(LIMIT_FLAGS, ["--max-sequences", "0"])).toThrow(
+    '--max-sequences must be an integer from 1 to 1024, found "0"',
+  );
+});
