@@ -9,7 +9,10 @@ export interface Logged {
   /** All output tokens so far. */
   readonly tokenIds: readonly number[];
   readonly hasEnded: boolean;
-  /** Owners that took the request over and left no token: claims since the last one. */
+  /**
+   * Owners that took the request over, left no token and did not give it back: claims since the last token, less those given
+   * back. -1 if the first owner, which claims nothing, has given it back.
+   */
   readonly numIdleClaims: number;
   /** Fingerprint of the request that was logged; undefined as long as no owner has said. */
   readonly request: string | undefined;
@@ -32,7 +35,7 @@ export function readLogged(entries: readonly LogEntry[], requestId: string): Log
     } else {
       request ??= event.request;
       for (const id of event.ids) tokenIds.push(id);
-      numIdleClaims = event.ids.length > 0 ? 0 : numIdleClaims + 1;
+      numIdleClaims = event.ids.length > 0 ? 0 : numIdleClaims + (event.left === true ? -1 : 1);
     }
   }
   return { lastSeq: entries.at(-1)?.seq ?? 0, tokenIds, hasEnded, numIdleClaims, request, numForeign };

@@ -30,6 +30,8 @@ export interface OwnedRequestOptions {
 /** Timers hold 31 bits of milliseconds, deadlines more. */
 const MAX_TIMER_MS = 2 ** 31 - 1;
 
+const LEAVE_LIMIT_MS = 500;
+
 /** A request at its owner: turns the engine's token ids into text and log entries, and sees to exactly one ending. */
 export class OwnedRequest {
   readonly #options: OwnedRequestOptions;
@@ -40,6 +42,7 @@ export class OwnedRequest {
   #deadline: Timer | undefined;
   readonly #idleLimit: IdleLimit | undefined;
   #outputTokens = 0;
+  #isLeaving = false;
   #isOver = false;
 
   constructor(options: OwnedRequestOptions) {
@@ -119,9 +122,19 @@ export class OwnedRequest {
 
   /** Gives the request back to the queue, to be taken over by another attention actor; also one whose ending is unwritten. */
   giveBack(): void {
-    if (this.#isOver) return;
-    this.fence();
-    for (const job of this.#jobs) job.release();
+    if (this.#isOver || this.#isLeaving) return;
+    this.#isLeaving = true;
+    this.#actor.send("fence");
+    this.#options.release();
+    const letGo = () => {
+      limit.cancel();
+      if (this.#isOver) return;
+      this.fence();
+      for (const job of this.#jobs) job.release();
+    };
+    // Whether the log has it or not, somebody else can go on.
+    const limit = this.#options.clock.after(LEAVE_LIMIT_MS, letGo);
+    this.#options.writer.leave().then(letGo, letGo);
   }
 
   /** The queue has delivered the same request again: this actor was silent too long, or somebody has sent it twice. */

@@ -84,12 +84,26 @@ export class TokenLogWriter {
    * old owner may still be alive. RallyError `stale-owner` if the log has moved on since it was read.
    */
   async claim(): Promise<void> {
-    const { log, subject, requestId, owner, request } = this.#options;
-    const claim: TokenEvent = { kind: "tokens", requestId, owner, index: this.#index, ids: [], texts: [], request };
-    const id = `${requestId}:${this.#index}:claim:${owner}:${this.#lastSeq}`;
-    const { seq } = await log.append(subject, encode(claim), { id, expectedLastSeq: this.#lastSeq });
-    this.#lastSeq = seq;
+    await this.#say("claim");
     this.#isNamed = true;
+  }
+
+  /**
+   * Stops for good, with an entry without tokens that says so, unless an append is under way: that may have left tokens, which
+   * say as much. What was pushed last is left out. RallyError if the store does not take it.
+   */
+  async leave(): Promise<void> {
+    const isIdle = !this.#busy && !this.#stopped && this.#end === undefined;
+    this.#stop();
+    if (isIdle) await this.#say("left");
+  }
+
+  async #say(what: "claim" | "left"): Promise<void> {
+    const { log, subject, requestId, owner, request } = this.#options;
+    const common = { kind: "tokens", requestId, owner, index: this.#index, ids: [], texts: [], request } as const;
+    const event: TokenEvent = what === "left" ? { ...common, left: true } : common;
+    const id = `${requestId}:${this.#index}:${what}:${owner}:${this.#lastSeq}`;
+    this.#lastSeq = (await log.append(subject, encode(event), { id, expectedLastSeq: this.#lastSeq })).seq;
   }
 
   /** Stops for good without an ending: the request is given back or lost. */

@@ -16,11 +16,14 @@ export function tokensOf(fields: FieldReader) {
   if (!texts.every((text) => typeof text === "string")) throw fields.refuse("texts", texts, "strings");
   if (texts.length !== ids.length) throw fields.refuse("texts", texts, `as many as ids, ${ids.length}`);
   const index = fields.integer("index", 0, MAX_INTEGER - ids.length);
-  const request = fields.has("request") ? { request: fields.text("request", 64) } : {};
-  if (!fields.has("logprobs")) return { index, ids, texts, ...request };
+  const rest = {
+    ...(fields.has("request") && { request: fields.text("request", 64) }),
+    ...(fields.raw("left") === true && { left: true as const }),
+  };
+  if (!fields.has("logprobs")) return { index, ids, texts, ...rest };
   const logprobs = fields.list("logprobs", ids.length).map(tokenLogprobOf);
   if (logprobs.length !== ids.length) throw fields.refuse("logprobs", logprobs, `as many as ids, ${ids.length}`);
-  return { index, ids, texts, logprobs, ...request };
+  return { index, ids, texts, logprobs, ...rest };
 }
 
 function tokenLogprobOf(value: unknown): TokenLogprob {

@@ -47,6 +47,8 @@ export interface TokenEvent {
   readonly logprobs?: readonly TokenLogprob[];
   /** In each owner's first event: fingerprint of what was asked, so that no other request goes on with this log. */
   readonly request?: string;
+  /** Without tokens: the owner gives the request back in good order, and was not lost with it. */
+  readonly left?: true;
 }
 
 export type FinishReason = "stop" | "length" | "eos";

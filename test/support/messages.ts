@@ -39,6 +39,7 @@ export const MESSAGES = {
     ],
     request: "pX0-_8",
   },
+  left: { kind: "tokens", ...event, index: 4, ids: [], texts: [], request: "pX0-_8", left: true },
   completed: { kind: "completed", ...event, finishReason: "stop", text: "", usage },
   failed: { kind: "failed", ...event, error, usage },
   cancelled: { kind: "cancelled", ...event, usage },

@@ -871,6 +871,41 @@ describe("AttentionActor: drain", () => {
     expect((await bench.story("r")).ids).toEqual(await tokensOf(each));
   });
 
+  it("is no loss to a request that it gives back, however often that happens before its first token", async () => {
+    const each = request("r", { sampling: seeded, deadline: START + 600_000 });
+    await bench.put(each);
+    for (let i = 0; i < 6; i++) {
+      const owner = bench.actor(`o${i}`, { budget: 0 });
+      await bench.advance(500);
+      expect(owner.admitted).toHaveLength(1);
+      const drained = owner.actor.drain(100);
+      await bench.advance(1500);
+      await drained;
+    }
+    bench.actor("last");
+    await ended(bench, ["r"], 3000);
+    expect((await bench.story("r")).ids).toEqual(await tokensOf(each));
+  });
+
+  it("does not make up for owners that were lost", async () => {
+    await bench.put(request("r"));
+    for (let i = 0; i < 6; i++) {
+      const owner = bench.actor(`o${i}`, { budget: 0 });
+      await bench.advance(500);
+      if (i % 2 === 0) {
+        owner.freeze();
+        await bench.advance(2500);
+      } else {
+        const drained = owner.actor.drain(100);
+        await bench.advance(1500);
+        await drained;
+      }
+    }
+    bench.actor("last");
+    await ended(bench, ["r"], 3000);
+    expect((await bench.story("r")).ends).toMatchObject([{ kind: "failed", error: { fields: { lostOwners: 3 } } }]);
+  });
+
   it("also gives back a request whose ending the store does not take", async () => {
     const a = bench.actor("a");
     a.log.fates = Array.from({ length: 100 }, () => "lost" as const);

@@ -31,6 +31,13 @@ describe("readLogged", () => {
     });
   });
 
+  it("does not count an owner that has given the request back in good order", () => {
+    const left = (index: number) => tokens(index, [], { left: true });
+    expect(read(left(0))).toMatchObject({ numIdleClaims: -1 });
+    expect(read(left(0), tokens(0, []), left(0), tokens(0, []))).toMatchObject({ numIdleClaims: 0 });
+    expect(read(tokens(0, [5]), tokens(1, []), left(1), tokens(1, []))).toMatchObject({ numIdleClaims: 1 });
+  });
+
   it("sees an ending", () => {
     expect(read(tokens(0, [5]), cancelled)).toMatchObject({ hasEnded: true, lastSeq: 20 });
   });

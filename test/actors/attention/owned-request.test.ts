@@ -9,13 +9,14 @@ import { RallyError } from "../../../infra/errors.ts";
 import { MemoryDurable } from "../../../infra/memory-durable.ts";
 import { request } from "../../support/attention-bench.ts";
 import { FakeTokenizer } from "../../support/fake-tokenizer.ts";
+import { FlakyLog } from "../../support/flaky-log.ts";
 import { quiet } from "../../support/turns.ts";
 
 const subject = subjectsOf("d").tokens("r");
 
 async function open(deadline: number) {
   const clock = new SimulatedClock();
-  const log = await openTokenLog(new MemoryDurable({ clock }), subjectsOf("d"));
+  const log = new FlakyLog(await openTokenLog(new MemoryDurable({ clock }), subjectsOf("d")));
   const said: string[] = [];
   const job = {
     id: "r",
@@ -52,7 +53,7 @@ async function open(deadline: number) {
     over: () => void said.push("over"),
   });
   const kinds = async () => (await log.read(subject)).map(({ payload }) => decodeLogEvent(payload).kind);
-  return { clock, owned, said, kinds };
+  return { clock, owned, said, log, kinds };
 }
 
 describe("OwnedRequest", () => {
@@ -94,15 +95,44 @@ describe("OwnedRequest", () => {
     expect(clock.pending).toBe(0);
   });
 
-  it("given back says nothing in the log and frees everything at once", async () => {
-    const { clock, owned, said, kinds } = await open(1000);
+  it("given back says so in the log, once, and frees everything", async () => {
+    const { clock, owned, said, log } = await open(1000);
     owned.replay();
     owned.giveBack();
     owned.giveBack();
-    expect(said).toEqual(["sequence released", "over", "job released"]);
+    owned.cancel();
+    expect(said).toEqual(["sequence released"]);
+    await quiet();
+    expect(said.filter((what) => what !== "sequence released")).toEqual(["over", "job released"]);
     clock.advance(2000);
     await quiet();
-    expect(await kinds()).toEqual([]);
+    const events = (await log.read(subject)).map(({ payload }) => decodeLogEvent(payload));
+    expect(events).toMatchObject([{ kind: "tokens", ids: [], left: true, owner: "a", request: "fingerprint" }]);
+    expect(clock.pending).toBe(0);
+  });
+
+  it("given back with an append on its way says nothing more, and goes at once", async () => {
+    const { owned, said, log, kinds } = await open(1000);
+    owned.replay();
+    log.fates = [quiet(20)];
+    owned.token({ key: 1, index: 0, id: 9 });
+    owned.giveBack();
+    await quiet(3);
+    expect(said).toContain("job released");
+    await quiet(40);
+    expect(await kinds()).toEqual(["tokens"]);
+  });
+
+  it("given back while the store is away waits for half a second", async () => {
+    const { clock, owned, said, log } = await open(1000);
+    owned.replay();
+    log.fates = [new Promise(() => undefined)];
+    owned.giveBack();
+    await quiet();
+    clock.advance(499);
+    expect(said).toEqual(["sequence released"]);
+    clock.advance(1);
+    expect(said).toContain("job released");
     expect(clock.pending).toBe(0);
   });
 

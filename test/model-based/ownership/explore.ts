@@ -98,7 +98,7 @@ function brokenPromise({ log, owners, jobs }: State, rules: Rules): string | und
 
 /** Short, because there are many: equal exactly for equal states. */
 function keyOf(state: State): string {
-  let key = `${state.forgotten},${state.redeliveries},${state.forgets},${state.strangers}`;
+  let key = `${state.forgotten},${state.redeliveries},${state.forgets},${state.strangers},${state.givesBack}`;
   for (const { id, writer, kind, count } of state.log) key += `|${kind[0]}${id},${writer},${count}`;
   for (const { holder, deliveries } of state.jobs) key += `;${holder}.${deliveries}`;
   for (const owner of state.owners) {

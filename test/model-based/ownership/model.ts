@@ -34,6 +34,7 @@ export function initialState(rules: Rules): State {
     redeliveries: rules.redeliveries,
     forgets: rules.forgets,
     strangers: rules.strangers,
+    givesBack: rules.givesBack,
   };
 }
 
@@ -49,12 +50,13 @@ export function steps(state: State, rules: Rules): Step[] {
       if (ending === null && rules.failures) {
         add({ do: "fail", owner }, pumped(state, rules, owner, { ending: "failed" }));
       }
-      if (rules.givesBack) add({ do: "giveBack", owner }, released(abandoned(state, owner), owner));
+      if (state.givesBack > 0) add({ do: "giveBack", owner }, givenBack(state, owner));
     }
     if (sent !== null && isAcceptable(state, rules, sent)) add({ do: "store", owner }, stored(state, sent));
     const answer = sent === null ? undefined : answerTo(state, rules, sent);
     if (answer !== undefined) add({ do: "answer", owner }, answered(state, rules, owner, answer));
     if (phase === "claiming") add({ do: "claimTimeout", owner }, released(abandoned(state, owner), owner));
+    if (phase === "leaving") add({ do: "leaveTimeout", owner }, released(abandoned(state, owner), owner));
     if (phase !== "free" && (state.owners[owner] as Owner).starts < rules.crashes) {
       add({ do: "crash", owner }, crashed(state, owner));
     }
@@ -109,7 +111,8 @@ function read(state: State, rules: Rules, owner: number): State {
   const seq = log.length;
   const index = tokensIn(log);
   const writer = `${OWNERS[owner]}${starts}@${seq}`;
-  const numIdleClaims = seq - 1 - log.findLastIndex(({ kind }) => kind === "tokens");
+  const idle = log.slice(log.findLastIndex(({ kind }) => kind === "tokens") + 1);
+  const numIdleClaims = idle.reduce((sum, { kind }) => sum + (kind === "left" ? -1 : 1), 0);
   const isPoison = delivery > rules.maxLostOwners && seq > 0 && numIdleClaims + 1 >= rules.maxLostOwners;
   if (isPoison) {
     const ending = index === rules.numTokens ? "completed" : "parked";
@@ -133,6 +136,16 @@ function generate(state: State, rules: Rules, owner: number): State {
   const { gathered, index, sent } = state.owners[owner] as Owner;
   const isLast = index + (sent?.count ?? 0) + gathered + 1 === rules.numTokens;
   return pumped(state, rules, owner, { gathered: gathered + 1, ending: isLast ? "completed" : null });
+}
+
+/** What is on its way may leave tokens; else a word is left, and the request goes back once that is answered. */
+function givenBack(state: State, owner: number): State {
+  const next = { ...state, givesBack: state.givesBack - 1 };
+  const { sent, writer, index, seq } = state.owners[owner] as Owner;
+  if (sent !== null) return released(abandoned(next, owner), owner);
+  const id = `${index} left ${OWNERS[owner]} ${seq}`;
+  const left: Append = { kind: "left", writer, index, count: 0, id, expected: seq };
+  return withOwner(next, owner, { phase: "leaving", sent: left });
 }
 
 /** Changes an owner, which then sends what it has unless something is under way. */
@@ -170,6 +183,7 @@ function answerTo(state: State, rules: Rules, { id, expected }: Append): number 
 function answered(state: State, rules: Rules, owner: number, answer: number | "stale"): State {
   const { phase, sent, index } = state.owners[owner] as Owner;
   const arrived = withOwner(state, owner, { sent: null });
+  if (phase === "leaving") return released(arrived, owner);
   if (phase === "claiming") {
     return answer === "stale" ? released(arrived, owner) : owning(arrived, rules, owner, { seq: answer, index });
   }

@@ -24,6 +24,8 @@ export class RealOwner {
   give: ((jobs: Job[]) => void) | undefined;
   reading: ((entries: LogEntry[]) => void) | undefined;
   sent: SentAppend | undefined;
+  /** Once it is told to end. */
+  drained: Promise<void> | undefined;
   key = 0;
 
   constructor(name: string, clock: SimulatedClock, log: DurableLog, rules: Rules) {

@@ -66,6 +66,7 @@ export class RealOwners {
         break;
       case "answer":
         await this.#answer(this.#owner(action.owner));
+        await this.#left(action.owner, before);
         break;
       case "claimTimeout":
         this.#orphan(action.owner, before);
@@ -74,6 +75,11 @@ export class RealOwners {
         break;
       case "giveBack":
         await this.#giveBack(action.owner, before);
+        break;
+      case "leaveTimeout":
+        this.#orphan(action.owner, before);
+        this.#owner(action.owner).sent?.reject(new RallyError("timeout", "no answer"));
+        await this.#left(action.owner, before);
         break;
       case "crash":
         this.#orphan(action.owner, before);
@@ -112,8 +118,8 @@ export class RealOwners {
   }
 
   async close(): Promise<void> {
-    for (const { actor, give } of this.#owners) {
-      const drained = actor.drain(0);
+    for (const { actor, give, drained: leaving } of this.#owners) {
+      const drained = leaving ?? actor.drain(0);
       give?.([]);
       this.#clock.advance(0);
       // One that is reading or claiming waits for ever: its process is gone.
@@ -168,10 +174,19 @@ export class RealOwners {
   async #giveBack(number: number, before: State): Promise<void> {
     this.#orphan(number, before);
     const { actor, give } = this.#owner(number);
-    const drained = actor.drain(0);
+    this.#owner(number).drained = actor.drain(0);
     this.#clock.advance(0);
     give?.([]);
-    await drained;
+    if (before.owners[number]?.sent !== null) await this.#end(number);
+  }
+
+  /** Nothing keeps an owner any more that has left its word, or could not. */
+  async #left(number: number, before: State): Promise<void> {
+    if (before.owners[number]?.phase === "leaving") await this.#end(number);
+  }
+
+  async #end(number: number): Promise<void> {
+    await this.#owner(number).drained;
     this.#startAgain(number);
   }
 

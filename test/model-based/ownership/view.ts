@@ -6,7 +6,7 @@ export const FIRST_TOKEN_ID = 10;
 type Words = readonly [kind: string, owner: string, index: number, count: number];
 
 function words(kind: string, owner: string, index: number, count: number): Words {
-  return [kind === "parked" ? "failed" : kind === "claim" ? "tokens" : kind, owner, index, count];
+  return [kind === "parked" ? "failed" : kind === "claim" || kind === "left" ? "tokens" : kind, owner, index, count];
 }
 
 /** An ending's index is its count of tokens. */
@@ -31,7 +31,7 @@ export function viewOf({ log, jobs, owners }: State): unknown {
     ),
     jobs: jobs.map(({ holder }) => holder),
     owners: owners.map(({ phase, sent }, owner) => ({
-      owned: phase === "owning" ? 1 : 0,
+      owned: phase === "owning" || phase === "leaving" ? 1 : 0,
       reading: phase === "reading",
       sent:
         sent === null

@@ -16,9 +16,10 @@ export interface Rules {
   readonly redeliveries: number;
   /** How often the duplicate window may pass. */
   readonly forgets: number;
-  /** Whether a request may fail at its owner at any time, and whether owners give requests back as a drain does. */
+  /** Whether a request may fail at its owner at any time. */
   readonly failures: boolean;
-  readonly givesBack: boolean;
+  /** How often owners give requests back as a drain does: they say so in the log, if nothing else is on its way there. */
+  readonly givesBack: number;
   /** How often somebody else ends the request, as a cancel does that no owner heard. */
   readonly strangers: number;
   readonly maxLostOwners: number;
@@ -41,7 +42,7 @@ export const PRODUCTION: Rules = {
   forgets: 0,
   strangers: 0,
   failures: true,
-  givesBack: true,
+  givesBack: 1,
   maxLostOwners: 2,
   fence: true,
   claim: true,
@@ -54,7 +55,7 @@ export const PRODUCTION: Rules = {
 type Ending = "completed" | "failed" | "parked" | "cancelled";
 
 export interface Entry {
-  readonly kind: "tokens" | "claim" | Ending;
+  readonly kind: "tokens" | "claim" | "left" | Ending;
   /** One process's one turn as owner. */
   readonly writer: string;
   readonly index: number;
@@ -75,7 +76,7 @@ export interface Job {
 
 export interface Owner {
   readonly starts: number;
-  readonly phase: "free" | "reading" | "claiming" | "owning";
+  readonly phase: "free" | "reading" | "claiming" | "owning" | "leaving";
   /** Copies of the request it has been given. */
   readonly jobs: readonly number[];
   /** How often the queue had delivered the first of them by then. */
@@ -101,12 +102,13 @@ export interface State {
   readonly redeliveries: number;
   readonly forgets: number;
   readonly strangers: number;
+  readonly givesBack: number;
 }
 
 export type Action =
   | { readonly do: "pull"; readonly owner: number; readonly job: number }
   | { readonly do: "read" | "generate" | "store" | "answer"; readonly owner: number }
-  | { readonly do: "fail" | "claimTimeout" | "giveBack" | "crash"; readonly owner: number }
+  | { readonly do: "fail" | "claimTimeout" | "giveBack" | "leaveTimeout" | "crash"; readonly owner: number }
   | { readonly do: "storeOrphan"; readonly orphan: number }
   | { readonly do: "expire" | "redeliver"; readonly job: number }
   | { readonly do: "forget" | "stranger" };
@@ -120,7 +122,8 @@ export interface Step {
 export const CALM: ReadonlySet<Action["do"]> = new Set(["pull", "read", "generate", "store", "answer", "expire"]);
 
 export const OWNERS = ["a", "b"] as const;
-export const isEnd = ({ kind }: Pick<Entry, "kind">): boolean => kind !== "tokens" && kind !== "claim";
+export const isEnd = ({ kind }: Pick<Entry, "kind">): boolean =>
+  kind !== "tokens" && kind !== "claim" && kind !== "left";
 export const tokensIn = (log: readonly Entry[]): number =>
   log.reduce((sum, { kind, count }) => sum + (kind === "tokens" ? count : 0), 0);
 
