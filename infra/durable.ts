@@ -103,6 +103,6 @@ export interface KeyValue {
   get(key: string): Promise<KeyValueEntry | undefined>;
   /** `expectedRevision` 0: only if the key is new; a mismatch is `stale-owner`. Resolves with the new revision. */
   put(key: string, value: Uint8Array, expectedRevision?: number): Promise<number>;
-  /** The present value, if any, and every later one. */
+  /** The present value, if any, and every later one; empty where others have removed it. */
   watch(key: string, handler: (entry: KeyValueEntry) => void): Promise<Subscription>;
 }

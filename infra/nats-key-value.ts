@@ -10,6 +10,7 @@ import { checkSubject } from "./subject.ts";
 /** Other NATS clients expect this name. */
 export const bucketStream = (bucket: string): string => `KV_${bucket}`;
 
+const EMPTY = new Uint8Array(0);
 /** Copies of one value that are stored damaged before it is given up. */
 const MAX_COPIES = 16;
 
@@ -44,10 +45,11 @@ export class NatsKeyValue implements KeyValue {
   }
 
   async put(key: string, value: Uint8Array, expectedRevision?: number): Promise<number> {
-    for (let [tries, expected] = [0, expectedRevision]; tries < MAX_COPIES; tries++) {
+    let expected = expectedRevision === 0 ? await this.#removedAt(key) : expectedRevision;
+    const check = checkOf(value);
+    for (let tries = 0; tries < MAX_COPIES; tries++) {
       const headers: NatsHeaders =
         expected === undefined ? [] : [["Nats-Expected-Last-Subject-Sequence", String(expected)]];
-      const check = checkOf(value);
       const { seq } = await this.#jetStream.publish(this.#subject(key), value, [[CHECK_HEADER, check], ...headers]);
       const kept = await readStored(this.#jetStream, bucketStream(this.#bucket), seq);
       // None is kept of a value that somebody has put another in place of.
@@ -60,7 +62,7 @@ export class NatsKeyValue implements KeyValue {
   async watch(key: string, handler: (entry: KeyValueEntry) => void): Promise<Subscription> {
     const options = { stream: bucketStream(this.#bucket), subject: this.#subject(key), from: "last" } as const;
     return await OrderedFollower.open(this.#jetStream, options, ({ seq, payload, message }) => {
-      if (!isRemoval(message)) handler({ value: payload, revision: seq });
+      handler({ value: isRemoval(message) ? EMPTY : payload, revision: seq });
     });
   }
 
@@ -71,6 +73,12 @@ export class NatsKeyValue implements KeyValue {
     const kept = await readStored(this.#jetStream, stream, Number(message.header("Nats-Sequence")));
     // Another has taken its place.
     return kept === undefined ? await this.#last(key) : kept.message;
+  }
+
+  /** What others have removed is as new, but has left a marker; 0 if there is none. */
+  async #removedAt(key: string): Promise<number> {
+    const message = await this.#last(key);
+    return message !== undefined && isRemoval(message) ? Number(message.header("Nats-Sequence")) : 0;
   }
 
   #subject(key: string): string {

@@ -1,4 +1,4 @@
-import type { Durable, KeyValue } from "../../infra/durable.ts";
+import type { Durable, KeyValue, KeyValueEntry } from "../../infra/durable.ts";
 import type { Subscription } from "../../infra/bus.ts";
 import { encode } from "../../infra/codec.ts";
 import { RallyError } from "../../infra/errors.ts";
@@ -26,19 +26,26 @@ export class Placements {
     return new Placements(await durable.keyValue(subjects.placementBucket));
   }
 
+  /** RallyError `bad-message` if there is one that cannot be read. */
   async read(key: Key): Promise<Placement | undefined> {
-    return (await this.#get(key)).placement;
+    const { placement, problem } = await this.#get(key);
+    if (problem !== undefined) throw problem;
+    return placement;
   }
 
-  /** The current or the next placement, if it has this epoch. */
+  /** The current or the next placement, if it has this epoch. RallyError `bad-message` if one that cannot be read may be it. */
   async withEpoch(epoch: number): Promise<Placement | undefined> {
-    const placements = await Promise.all([this.read("current"), this.read("next")]);
-    return placements.find((placement) => placement?.epoch === epoch);
+    const found = await Promise.all([this.#get("current"), this.#get("next")]);
+    const placement = found.find((one) => one.placement?.epoch === epoch)?.placement;
+    const problem = found.find((one) => one.problem !== undefined)?.problem;
+    if (placement === undefined && problem !== undefined) throw problem;
+    return placement;
   }
 
   /**
    * Sees to it that the current placement is the one wanted: one that already is stays, so that a restart or a second
-   * supervisor moves nothing; any other is followed by the next epoch. Nobody may be serving yet: `plan` is for that.
+   * supervisor moves nothing; any other, also one that cannot be read, is followed by the next epoch. Nobody may be serving
+   * yet: `plan` is for that.
    */
   ensure(wanted: Wanted): Promise<Placement> {
     return this.#again(async () => {
@@ -76,22 +83,35 @@ export class Placements {
     });
   }
 
+  /** Puts the placement back that was current, where what is there cannot be read or `isBad`. */
+  restore(last: Placement, isBad: (current: Placement) => boolean): Promise<Placement> {
+    return this.#again(async () => {
+      const { placement, revision } = await this.#get("current");
+      if (placement !== undefined && !isBad(placement)) return placement;
+      return await this.#put("current", last, last.epoch, revision);
+    });
+  }
+
+  /** Makes a placement current where what is there cannot be read or `isBad`; its epoch is later than any that was. */
+  replace(wanted: Wanted, isBad: (current: Placement) => boolean): Promise<Placement> {
+    return this.#again(async () => {
+      const [current, next] = await Promise.all([this.#get("current"), this.#get("next")]);
+      if (current.placement !== undefined && !isBad(current.placement)) return current.placement;
+      return await this.#put("current", wanted, epochAfter(current, next), current.revision);
+    });
+  }
+
   /** The present value and each later one. One that cannot be read is a warning, and the last good one stays. */
   watch(key: Key, handler: (placement: Placement) => void, warn: (text: string) => void): Promise<Subscription> {
-    return this.#bucket.watch(key, ({ value }) => {
-      let placement: Placement;
-      try {
-        placement = decodePlacement(value);
-      } catch (thrown) {
-        return warn(`placement: ${RallyError.from(thrown).message}`);
-      }
-      handler(placement);
+    return this.#bucket.watch(key, (entry) => {
+      const { placement, problem } = foundIn(entry);
+      if (problem !== undefined) warn(problem.message);
+      if (placement !== undefined) handler(placement);
     });
   }
 
   async #get(key: Key): Promise<Found> {
-    const entry = await this.#bucket.get(key);
-    return { placement: entry && decodePlacement(entry.value), revision: entry?.revision ?? 0 };
+    return foundIn(await this.#bucket.get(key));
   }
 
   async #put(key: Key, { deployment, modelHash, shards }: Wanted, epoch: number, revision: number): Promise<Placement> {
@@ -113,14 +133,47 @@ export class Placements {
   }
 }
 
-/** The placement that attention actors dispatch by; undefined if there is no deployment. */
+/** The placement that attention actors dispatch by; undefined if there is no deployment, or it cannot be read just now. */
 export async function readPlacement(durable: Durable, subjects: Subjects): Promise<Placement | undefined> {
-  return await (await Placements.open(durable, subjects)).read("current");
+  try {
+    return await (await Placements.open(durable, subjects)).read("current");
+  } catch (thrown) {
+    if (RallyError.from(thrown).code === "bad-message") return undefined;
+    throw thrown;
+  }
 }
 
 interface Found {
   readonly placement: Placement | undefined;
   readonly revision: number;
+  /** Why there is none, though there is something. */
+  readonly problem: RallyError | undefined;
+}
+
+function foundIn(entry: KeyValueEntry | undefined): Found {
+  if (entry === undefined) return { placement: undefined, revision: 0, problem: undefined };
+  const { value, revision } = entry;
+  try {
+    const placement = decodePlacement(value);
+    checkEpoch(placement, revision);
+    return { placement, revision, problem: undefined };
+  } catch (thrown) {
+    const { message, fields } = RallyError.from(thrown);
+    const problem = new RallyError("bad-message", `the placement cannot be read: ${message}`, fields, {
+      cause: thrown,
+    });
+    return { placement: undefined, revision, problem };
+  }
+}
+
+/** Each epoch is one more than those before it, and each was written: so it is never above the revision. */
+function checkEpoch({ epoch }: Placement, revision: number): void {
+  if (epoch <= revision) return;
+  throw new RallyError("bad-message", `epoch must be at most ${revision}, found ${epoch}`, {
+    field: "epoch",
+    found: epoch,
+    limit: revision,
+  });
 }
 
 /** RallyError `bad-model` if a deployment with this placement serves another model than the one with `modelHash`. */
@@ -134,7 +187,8 @@ export function checkModel(placement: Placement, modelHash: string): void {
 }
 
 function epochAfter(...found: readonly Found[]): number {
-  return 1 + Math.max(...found.map(({ placement }) => placement?.epoch ?? 0));
+  // Of one that cannot be read, its revision is as high as its epoch can have been.
+  return 1 + Math.max(...found.map(({ placement, revision }) => placement?.epoch ?? revision));
 }
 
 export function isSamePlacement(present: Placement, wanted: Wanted): boolean {
@@ -157,4 +211,7 @@ export function checkCovers({ shards }: Placement, numExperts: number): void {
     if (placed.has(expert)) continue;
     throw new RallyError("bad-message", `placement: expert ${expert} is in no shard`, { field: "shards", expert });
   }
+  if (placed.size === numExperts) return;
+  const expert = Math.max(...placed);
+  throw new RallyError("bad-message", `placement: there is no expert ${expert}`, { field: "shards", expert });
 }

@@ -14,6 +14,7 @@ import { subjectsOf } from "../protocol/subjects.ts";
 import { forkLauncher, type Launch } from "./launch.ts";
 import { checkShards, others, placementFor } from "./membership.ts";
 import { describeServer, type NatsDescription } from "./nats-description.ts";
+import { PlacementKeeper } from "./placement-keeper.ts";
 import { type StoreFolder, storeFolder } from "./store-folder.ts";
 import { StoreWatch } from "./store-watch.ts";
 import { SupervisedRole } from "./supervised-role.ts";
@@ -132,7 +133,7 @@ export class Supervisor {
       this.#add(attentionSlots(topology, settings, trace));
       this.#host(this.#placement);
       await this.#unlessStopped(Promise.all([...this.#roles].map(({ ready }) => ready)));
-      await this.#unlessStopped(this.#follow(placements));
+      await this.#unlessStopped(this.#follow(placements, (await model).numExperts));
     } catch (thrown) {
       await this.stop({ drain: false });
       throw thrown;
@@ -205,14 +206,34 @@ export class Supervisor {
       modelHash: model.modelHash,
       shards: shardSpecs(model, numShards).map(({ experts }) => experts),
     };
-    return placementFor({ source, wanted, placements, others: () => others(bus, this.#ports.clock, deployment) });
+    const { clock } = this.#ports;
+    return placementFor({
+      source,
+      wanted,
+      numExperts: model.numExperts,
+      placements,
+      clock,
+      others: () => others(bus, clock, deployment),
+      warn: (text) => this.#warn(text),
+    });
   }
 
   /** Hosts the placements to come. */
-  async #follow(placements: Placements): Promise<void> {
-    const warn = (text: string) => this.#options.onEvent({ kind: "warning", source: "supervisor", text });
-    const host = (placement: Placement) => this.#host(placement);
-    await Promise.all([placements.watch("current", host, warn), placements.watch("next", host, warn)]);
+  async #follow(placements: Placements, numExperts: number): Promise<void> {
+    const keeper = new PlacementKeeper({
+      placements,
+      last: this.placement,
+      numExperts,
+      clock: this.#ports.clock,
+      host: (placement) => this.#host(placement),
+      warn: (text) => this.#warn(text),
+      isStopping: () => this.#stopping !== undefined,
+    });
+    await keeper.follow();
+  }
+
+  #warn(text: string): void {
+    this.#options.onEvent({ kind: "warning", source: "supervisor", text });
   }
 
   #host({ epoch, shards, modelHash }: Placement): void {
@@ -282,20 +303,18 @@ export class Supervisor {
   /** Whoever joined needs the server, which ends with this process. */
   async #untilAlone({ bus }: NatsConnection): Promise<void> {
     const { clock } = this.#ports;
-    const { onEvent, topology } = this.#options;
+    const { topology } = this.#options;
     for (let isTold = false; ; isTold = true) {
       const left = await others(bus, clock, topology.deployment);
       if (left.length === 0) return;
       const text = `${left.length} actors that joined still use this nats-server: it stays until they have left, too`;
-      if (!isTold) onEvent({ kind: "warning", source: "supervisor", text });
+      if (!isTold) this.#warn(text);
       await new Promise<void>((resolve) => clock.after(ALONE_EVERY_MS, resolve));
     }
   }
 
   async #quietly(work: Promise<void> | undefined): Promise<void> {
-    await work?.catch((thrown: unknown) => {
-      this.#options.onEvent({ kind: "warning", source: "supervisor", text: RallyError.from(thrown).message });
-    });
+    await work?.catch((thrown: unknown) => this.#warn(RallyError.from(thrown).message));
   }
 
   /** Nothing may be started once `stop` has looked at what there is. */

@@ -1,4 +1,5 @@
 import { setTimeout as sleep } from "node:timers/promises";
+import { expect, test } from "vitest";
 import { NatsDurable } from "../../infra/nats-durable.ts";
 import { openClientLink } from "../../infra/nats-client-link.ts";
 import type { NatsLink } from "../../infra/nats-link.ts";
@@ -29,3 +30,25 @@ const harness =
 
 durableContract("nats client", harness(openClientLink));
 durableContract("nats wire", harness(openWireLink));
+
+test("a key that others have removed is told as empty, and is new again", async () => {
+  const server = await startTestServer();
+  try {
+    const link = await openWireLink({ url: server.url }, "test");
+    const bucket = await new NatsDurable(link).keyValue("b");
+    const seen: string[] = [];
+    await bucket.watch("key", ({ value }) => void seen.push(Buffer.from(value).toString()));
+    await bucket.put("key", Buffer.from("one"), 0);
+    // As `nats kv del` does.
+    link.publish("$KV.b.key", new Uint8Array(), undefined, [["KV-Operation", "DEL"]]);
+    await link.flush();
+    expect(await bucket.get("key")).toBeUndefined();
+    const revision = await bucket.put("key", Buffer.from("two"), 0);
+    expect(await bucket.get("key")).toMatchObject({ revision });
+    await expect(bucket.put("key", Buffer.from("three"), 0)).rejects.toMatchObject({ code: "stale-owner" });
+    await expect.poll(() => seen).toEqual(["one", "", "two"]);
+    await link.close();
+  } finally {
+    await server.stop();
+  }
+});

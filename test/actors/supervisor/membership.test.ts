@@ -3,22 +3,43 @@ import type { FoundRole } from "../../../actors/protocol/discovery.ts";
 import { Placements } from "../../../actors/protocol/placement.ts";
 import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { checkShards, placementFor } from "../../../actors/supervisor/membership.ts";
+import { SimulatedClock } from "../../../infra/clock.ts";
+import { encode } from "../../../infra/codec.ts";
+import type { KeyValue } from "../../../infra/durable.ts";
 import { MemoryDurable } from "../../../infra/memory-durable.ts";
+import { quiet } from "../../support/turns.ts";
 
 const two = { deployment: "d", modelHash: "abc", shards: [[0, 1], [2]] };
 const three = { ...two, shards: [[0], [1], [2]] };
 const someone = { role: "expert", id: "expert-0-x", version: "1.0.0", deployment: "d", host: "h", pid: 1 } as FoundRole;
 
+const subjects = subjectsOf("d");
+
+let clock: SimulatedClock;
+let bucket: KeyValue;
 let placements: Placements;
 let present: FoundRole[];
+let warnings: string[];
 
 beforeEach(async () => {
-  placements = await Placements.open(new MemoryDurable(), subjectsOf("d"));
+  const durable = new MemoryDurable();
+  clock = new SimulatedClock();
+  bucket = await durable.keyValue(subjects.placementBucket);
+  placements = await Placements.open(durable, subjects);
   present = [];
+  warnings = [];
 });
 
 function place(source: "make" | "adopt" | "join", wanted = two) {
-  return placementFor({ source, wanted, placements, others: async () => present });
+  const warn = (text: string) => void warnings.push(text);
+  return placementFor({ source, wanted, numExperts: 3, placements, clock, others: async () => present, warn });
+}
+
+async function pass(ms: number): Promise<void> {
+  for (let passed = 0; passed < ms; passed += 250) {
+    await quiet(10);
+    clock.advance(250);
+  }
 }
 
 test.each(["make", "adopt"] as const)("%s: the first one makes the placement", async (source) => {
@@ -61,6 +82,71 @@ describe("where the deployment has another model", () => {
 
   test("alone one does", async () => {
     expect(await place("adopt")).toMatchObject({ epoch: 2, modelHash: "abc" });
+  });
+});
+
+describe("where the current placement makes no sense", () => {
+  const forged = { kind: "placement", epoch: 1, ...two } as const;
+  const nonsense: [string, Uint8Array, RegExp][] = [
+    ["no placement at all", Uint8Array.of(1, 2, 3), /cannot be read/u],
+    ["no bytes", new Uint8Array(), /cannot be read/u],
+    ["an epoch that nobody has given", encode({ ...forged, epoch: 2 ** 53 - 1 }), /epoch must be at most 2/u],
+    ["an expert in no shard", encode({ ...forged, shards: [[0, 1]] }), /expert 2 is in no shard/u],
+    ["an expert that does not exist", encode({ ...forged, shards: [[0, 1, 2, 7]] }), /there is no expert 7/u],
+    [
+      "thousands of shards",
+      encode({ ...forged, shards: [[0, 1, 2], ...Array.from({ length: 5000 }, () => [])] }),
+      /at most 64/u,
+    ],
+  ];
+
+  describe.each(nonsense)("%s", (_, bytes, why) => {
+    beforeEach(async () => {
+      await placements.ensure(three);
+      await bucket.put("current", bytes);
+    });
+
+    test.each(["make", "adopt"] as const)(
+      "%s makes it anew, with a warning and an epoch of its own",
+      async (source) => {
+        const made = await place(source);
+        expect(made.shards).toEqual(two.shards);
+        expect(made.epoch).toBeGreaterThan(1);
+        expect(await placements.read("current")).toEqual(made);
+        expect(warnings).toHaveLength(1);
+        expect(warnings[0]).toMatch(why);
+        expect((await place(source)).epoch).toBe(made.epoch);
+      },
+    );
+
+    test("join does not", async () => {
+      await expect(place("join")).rejects.toMatchObject({ code: "bad-message" });
+    });
+  });
+
+  test("those who serve it are waited for: they put it back", async () => {
+    await placements.ensure(three);
+    await bucket.put("current", Uint8Array.of(1));
+    present = [someone];
+    const placed = place("join");
+    await pass(1000);
+    await placements.restore({ kind: "placement", epoch: 1, ...three }, () => false);
+    await pass(1000);
+    expect(await placed).toMatchObject({ epoch: 1, shards: three.shards });
+    expect(warnings).toEqual([]);
+  });
+
+  test("if they do not, what they serve decides", async () => {
+    await bucket.put("current", Uint8Array.of(1));
+    present = [
+      { ...someone, epoch: 4, shard: 2 },
+      { ...someone, epoch: 4, shard: 0 },
+      { ...someone, epoch: 3, shard: 5 },
+    ];
+    const placed = place("adopt");
+    await pass(6000);
+    expect((await placed).shards).toEqual(three.shards);
+    expect(warnings[0]).toContain("3 shards");
   });
 });
 

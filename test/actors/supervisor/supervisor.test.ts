@@ -5,6 +5,7 @@ import { offerRole } from "../../../actors/protocol/role-service.ts";
 import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { Supervisor, type SupervisorEvent, type SupervisorOptions } from "../../../actors/supervisor/supervisor.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
+import { encode } from "../../../infra/codec.ts";
 import { RallyError } from "../../../infra/errors.ts";
 import { MemoryBus } from "../../../infra/memory-bus.ts";
 import { MemoryDurable } from "../../../infra/memory-durable.ts";
@@ -329,6 +330,38 @@ describe("membership", () => {
     await settle();
     expect(hosted()).toEqual(["2.0", "2.1"]);
     await supervisor.stop({ drain: false });
+  });
+
+  describe("a current placement that makes no sense", () => {
+    const nonsense: [string, Uint8Array][] = [
+      ["no placement at all", Uint8Array.of(0xc1)],
+      ["removed", new Uint8Array()],
+      [
+        "one that no model has",
+        encode({ kind: "placement", epoch: 1, deployment: "test", modelHash: "abc", shards: [] }),
+      ],
+    ];
+    test.each(nonsense)("%s: the last good one is put back, and nothing is started or ended", async (_, bytes) => {
+      makeReady();
+      const supervisor = supervisorWith();
+      await supervisor.start();
+      const moved = { deployment: "test", modelHash: "abc", shards: [[0, 1]] };
+      await (await placements()).publish(await (await placements()).plan(moved));
+      await settle();
+      const pids = supervisor.pids;
+      const bucket = await durable.keyValue(subjectsOf("test").placementBucket);
+      for (let times = 1; times <= 2; times++) {
+        await bucket.put("current", bytes);
+        await settle();
+        expect(await placement()).toMatchObject({ epoch: 2, shards: moved.shards });
+        const told = events.filter(
+          (event) => event.kind === "warning" && event.text.includes("placement 2 is put back"),
+        );
+        expect(told).toHaveLength(times);
+      }
+      expect(supervisor.pids).toEqual(pids);
+      await supervisor.stop({ drain: false });
+    });
   });
 
   test("chosen shards are those of their placement: with it they leave, and the supervisor is done", async () => {
