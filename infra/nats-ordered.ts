@@ -1,7 +1,7 @@
 import type { Subscription } from "./bus.ts";
 import type { LogEntry } from "./durable.ts";
 import { isIntact, readStored } from "./nats-checksum.ts";
-import { type Json, unlessDamaged } from "./nats-answer.ts";
+import { type Json, textOf, unlessDamaged } from "./nats-answer.ts";
 import { nanos, parseDelivery, type JetStream } from "./nats-jetstream.ts";
 import type { NatsMessage } from "./nats-link.ts";
 import { newInbox } from "./nats-requests.ts";
@@ -48,6 +48,8 @@ export class OrderedFollower implements Subscription {
   readonly #handler: (message: StoredMessage) => void;
   readonly #status: Subscription;
   #inbox: Subscription | undefined;
+  /** Its name; empty while there is none. */
+  #consumer = "";
   #lastSeq = 0;
   #consumerSeq = 0;
   #lastHeard = 0;
@@ -88,6 +90,7 @@ export class OrderedFollower implements Subscription {
 
   unsubscribe(): void {
     this.#active = false;
+    this.#removeConsumer();
     this.#inbox?.unsubscribe();
     this.#status.unsubscribe();
     clearTimeout(this.#retry);
@@ -97,6 +100,7 @@ export class OrderedFollower implements Subscription {
   async #open(): Promise<void> {
     const { link } = this.#jetStream;
     this.#inbox?.unsubscribe();
+    this.#removeConsumer();
     const inbox = newInbox();
     this.#consumerSeq = 0;
     this.#lastHeard = performance.now();
@@ -105,7 +109,7 @@ export class OrderedFollower implements Subscription {
       if (this.#active && this.#inbox === subscription) this.#receive(message);
     });
     this.#inbox = subscription;
-    await this.#jetStream.ask(`CONSUMER.CREATE.${this.#options.stream}`, {
+    const info = await this.#jetStream.ask(`CONSUMER.CREATE.${this.#options.stream}`, {
       stream_name: this.#options.stream,
       config: {
         ...consumerConfig(this.#options, inbox, this.#lastSeq),
@@ -113,6 +117,17 @@ export class OrderedFollower implements Subscription {
         idle_heartbeat: nanos(HEARTBEAT_MS),
       },
     });
+    this.#consumer = textOf(info["name"]);
+    // Nobody has waited for it.
+    if (!this.#active || this.#inbox !== subscription) this.#removeConsumer();
+  }
+
+  /** The server would notice by itself that nobody listens, but only after a while. */
+  #removeConsumer(): void {
+    const { link } = this.#jetStream;
+    const subject = `$JS.API.CONSUMER.DELETE.${this.#options.stream}.${this.#consumer}`;
+    if (this.#consumer !== "" && link.connected) link.publish(subject, EMPTY);
+    this.#consumer = "";
   }
 
   #receive(message: NatsMessage): void {
