@@ -79,7 +79,7 @@ export class QueueWatch {
 
   /** Of what waits, in its order: whatever will not be done in time makes room for what comes after it. */
   async #weedOut({ lastDelivered, numInHand }: { lastDelivered: number; numInHand: number }): Promise<void> {
-    const { queue, clock, etaMs, hopeless } = this.#options;
+    const { clock, etaMs, hopeless } = this.#options;
     const now = clock.now();
     const weeded: Promise<void>[] = [];
     let tokensAhead = 0;
@@ -93,12 +93,19 @@ export class QueueWatch {
       this.#seen.delete(seq);
       weeded.push(
         hopeless(request, needed)
-          .then(async (isEnded) => (isEnded ? await queue.discard(seq) : undefined))
+          .then(async (isEnded) => (isEnded ? await this.#discard(seq, request) : undefined))
           // Whoever pulls it finds out what has become of it.
           .catch(() => undefined),
       );
     }
     await Promise.all(weeded);
+  }
+
+  /** Looks once more: a number that damage on the way has changed would be somebody else's job. */
+  async #discard(seq: number, { requestId }: WaitingRequest): Promise<void> {
+    const { queue } = this.#options;
+    const job = await queue.peek(seq - 1);
+    if (job?.seq === seq && waitingRequest(job.payload)?.requestId === requestId) await queue.discard(seq);
   }
 
   async #readOn(): Promise<void> {
