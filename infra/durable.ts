@@ -88,7 +88,10 @@ export interface DurableLog {
   ): Promise<{ readonly seq: number; readonly duplicate: boolean }>;
   /** Every entry of one subject, in order, as of now. */
   read(subject: string): Promise<LogEntry[]>;
-  /** Every entry of one subject from the beginning and then as it is appended, in order, each once. */
+  /**
+   * Every entry of one subject from the beginning and then as it is appended, in order, each once; from the beginning again if
+   * the store has lost some of them in a power cut.
+   */
   follow(subject: string, handler: (entry: LogEntry) => void): Promise<Subscription>;
   /** Removes a subject's entries. */
   purge(subject: string): Promise<void>;

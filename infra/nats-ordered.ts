@@ -1,7 +1,8 @@
 import type { Subscription } from "./bus.ts";
 import type { LogEntry } from "./durable.ts";
 import { isIntact, readStored } from "./nats-checksum.ts";
-import { type Json, textOf, unlessDamaged } from "./nats-answer.ts";
+import { RallyError } from "./errors.ts";
+import { type Json, numberIn, textOf, unlessDamaged } from "./nats-answer.ts";
 import { nanos, parseDelivery, type JetStream } from "./nats-jetstream.ts";
 import type { NatsMessage } from "./nats-link.ts";
 import { newInbox } from "./nats-requests.ts";
@@ -40,7 +41,8 @@ export function consumerConfig({ subject, from }: OrderedOptions, inbox: string,
 
 /**
  * Every message of one subject and then each new one, in order, each once, whatever happens to the server: whenever there is
- * a gap, silence or a new connection, another consumer is made that starts after the last message handed out.
+ * a gap, silence or a new connection, another consumer is made that starts after the last message handed out. Only if the
+ * server's machine was switched off, and the stream has lost its end with it, all is handed out again.
  */
 export class OrderedFollower implements Subscription {
   readonly #jetStream: JetStream;
@@ -109,17 +111,23 @@ export class OrderedFollower implements Subscription {
       if (this.#active && this.#inbox === subscription) this.#receive(message);
     });
     this.#inbox = subscription;
-    const info = await this.#jetStream.ask(`CONSUMER.CREATE.${this.#options.stream}`, {
-      stream_name: this.#options.stream,
+    const { stream } = this.#options;
+    const afterSeq = this.#lastSeq;
+    const info = await this.#jetStream.ask(`CONSUMER.CREATE.${stream}`, {
+      stream_name: stream,
       config: {
-        ...consumerConfig(this.#options, inbox, this.#lastSeq),
+        ...consumerConfig(this.#options, inbox, afterSeq),
         flow_control: true,
         idle_heartbeat: nanos(HEARTBEAT_MS),
       },
     });
     this.#consumer = textOf(info["name"]);
     // Nobody has waited for it.
-    if (!this.#active || this.#inbox !== subscription) this.#removeConsumer();
+    if (!this.#active || this.#inbox !== subscription) return this.#removeConsumer();
+    // It starts at the stream's end at the latest. If that is before what we have seen, what comes has numbers we know already.
+    if (numberIn(info, "delivered", "stream_seq") >= afterSeq) return;
+    this.#lastSeq = 0;
+    throw new RallyError("store-unavailable", `stream ${stream} has lost its end`, { stream });
   }
 
   /** The server would notice by itself that nobody listens, but only after a while. */

@@ -36,7 +36,7 @@ export class NatsQueue implements WorkQueue {
   }
 
   static async open(jetStream: JetStream, options: QueueOptions): Promise<NatsQueue> {
-    const { name, subject, maxJobs, maxJobBytes, ackWaitMs } = options;
+    const { name, subject, maxJobs, maxJobBytes } = options;
     await jetStream.ensureStream({
       name,
       subjects: [subject],
@@ -45,17 +45,7 @@ export class NatsQueue implements WorkQueue {
       max_msgs: maxJobs,
       max_msg_size: maxJobBytes + HEADER_BYTES,
     });
-    await jetStream.call(`CONSUMER.DURABLE.CREATE.${name}.${CONSUMER}`, {
-      stream_name: name,
-      config: {
-        durable_name: CONSUMER,
-        deliver_policy: "all",
-        ack_policy: "explicit",
-        ack_wait: nanos(ackWaitMs),
-        max_ack_pending: maxJobs,
-        max_deliver: -1,
-      },
-    });
+    await ensureConsumer(jetStream, options);
     return new NatsQueue(jetStream, options);
   }
 
@@ -74,7 +64,8 @@ export class NatsQueue implements WorkQueue {
 
   async pull(max: number, waitMs: number, cancelled?: AbortSignal): Promise<Job[]> {
     if (this.#sweep === undefined) {
-      this.#sweep = new QueueSweep(this.#jetStream, this.#options.name, CONSUMER);
+      const renew = () => ensureConsumer(this.#jetStream, this.#options);
+      this.#sweep = new QueueSweep(this.#jetStream, this.#options.name, CONSUMER, renew);
       this.#sweep.start();
     }
     const deadline = performance.now() + waitMs;
@@ -219,6 +210,20 @@ function arrivalOf(message: NatsMessage): Arrival | undefined {
     payload: new Uint8Array(payload),
     isIntact: isIntact(message),
   };
+}
+
+async function ensureConsumer(jetStream: JetStream, { name, maxJobs, ackWaitMs }: QueueOptions): Promise<void> {
+  await jetStream.call(`CONSUMER.DURABLE.CREATE.${name}.${CONSUMER}`, {
+    stream_name: name,
+    config: {
+      durable_name: CONSUMER,
+      deliver_policy: "all",
+      ack_policy: "explicit",
+      ack_wait: nanos(ackWaitMs),
+      max_ack_pending: maxJobs,
+      max_deliver: -1,
+    },
+  });
 }
 
 class NatsJob implements Job {

@@ -1,5 +1,8 @@
+import { mkdirSync, readdirSync, rmSync } from "node:fs";
+import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
-import { expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, it, test } from "vitest";
+import type { Durable } from "../../infra/durable.ts";
 import { NatsDurable } from "../../infra/nats-durable.ts";
 import { numberIn } from "../../infra/nats-answer.ts";
 import { openClientLink } from "../../infra/nats-client-link.ts";
@@ -7,7 +10,7 @@ import { JetStream } from "../../infra/nats-jetstream.ts";
 import type { NatsLink } from "../../infra/nats-link.ts";
 import { openWireLink } from "../../infra/nats-wire-link.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
-import { startTestServer } from "../support/nats.ts";
+import { startTestServer, type TestServer } from "../support/nats.ts";
 import { durableContract, type DurableHarness } from "./durable.contract.ts";
 
 const harness =
@@ -71,3 +74,66 @@ test("a follower leaves no consumer behind, not even for a while", async () => {
     await server.stop();
   }
 });
+
+describe("a store that has lost its end with the power", () => {
+  let server: TestServer;
+  let link: NatsLink;
+  let durable: Durable;
+
+  beforeEach(async () => {
+    server = await startTestServer();
+    link = await openWireLink({ url: server.url }, "test");
+    durable = new NatsDurable(link);
+  });
+  afterEach(async () => {
+    await link.close();
+    await server.stop();
+  });
+
+  async function cutPower(stream: string): Promise<void> {
+    // Long enough for the server to have noted where the stream's consumer is.
+    await sleep(1000);
+    await server.kill();
+    const messages = path.join(server.running.storeDir, `jetstream/$G/streams/${stream}/msgs`);
+    expect(readdirSync(messages)).not.toEqual([]);
+    rmSync(messages, { recursive: true });
+    mkdirSync(messages);
+    await server.restart();
+    await expect.poll(() => link.connected).toBe(true);
+  }
+
+  it("delivers the jobs that come after", { timeout: 30_000 }, async () => {
+    const limits = { maxJobs: 4, maxJobBytes: 100, ackWaitMs: 1000 };
+    const queue = await durable.queue({ name: "q", subject: "test.q", ...limits });
+    for (const id of ["1", "2", "3"]) await queue.put(id, Buffer.from(id));
+    for (const job of await queue.pull(3, 1000)) await job.done();
+    await cutPower("q");
+    await queue.put("4", Buffer.from("4"));
+    const jobs = await queue.pull(1, 5000);
+    expect(jobs.map(({ payload }) => text(payload))).toEqual(["4"]);
+    await jobs[0]?.done();
+    expect(await queue.depth()).toBe(0);
+  });
+
+  it("shows followers what is appended after", { timeout: 30_000 }, async () => {
+    const log = await durable.log({ name: "l", subjects: "test.l.*", maxAgeMs: 60_000, maxBytes: 10_000 });
+    const seen: string[] = [];
+    await log.follow("test.l.a", ({ payload }) => seen.push(text(payload)));
+    let lastSeq = 0;
+    const append = async (entry: string, id = entry) => {
+      lastSeq = (await log.append("test.l.a", Buffer.from(entry), { id, expectedLastSeq: lastSeq })).seq;
+    };
+    for (const entry of ["1", "2", "3"]) await append(entry);
+    await expect.poll(() => seen).toEqual(["1", "2", "3"]);
+    await cutPower("l");
+    lastSeq = 0;
+    await append("1", "1 again");
+    await expect.poll(() => seen, { timeout: 10_000 }).toEqual(["1", "2", "3", "1"]);
+    await append("2", "2 again");
+    await expect.poll(() => seen).toEqual(["1", "2", "3", "1", "2"]);
+  });
+});
+
+function text(payload: Uint8Array): string {
+  return Buffer.from(payload).toString();
+}
