@@ -57,7 +57,7 @@ describe.skipIf(!canMakeHosts)("two hosts", () => {
     const natsServer = home.env["RALLY_NATS_SERVER"] ?? "";
     const [enter, ...rest] = [...ENTER, near, natsServer, "-js", "-sd", store, "-a", "0.0.0.0", "-p", "4222"];
     server = spawn(enter, rest, { stdio: "ignore" });
-    await sleep(500);
+    await until(() => canRun(...ENTER, near, "bash", "-c", "read -r < /dev/tcp/127.0.0.1/4222"));
   });
   afterEach(async () => {
     server?.kill("SIGKILL");
@@ -131,6 +131,10 @@ describe.skipIf(!canMakeHosts)("two hosts", () => {
     expect(await actors()).toHaveLength(0);
   });
 });
+
+async function until(holds: () => boolean): Promise<void> {
+  while (!holds()) await sleep(50);
+}
 
 function commandLine(pid: number): string {
   try {

@@ -86,14 +86,14 @@ faults:
     const file = scenario(
       "limit",
       `
-load: { arrival: { kind: closed, concurrency: 2 }, requests: 12, outputTokens: [{ min: 24, max: 32 }] }
-faults: [{ kind: stop, target: { role: attention }, durationMs: 800, atMs: 200 }]
+load: { arrival: { kind: closed, concurrency: 2 }, requests: 6, outputTokens: [{ min: 24, max: 32 }] }
+faults: [{ kind: stop, target: { role: attention }, durationMs: 400, atMs: 200, everyMs: 700, count: 3 }]
 hold: { recoveryMs: { stop: { p99: 100 } } }
 `,
     );
     const { status, stdout } = await chaos(file);
     expect(status).toBe(1);
-    expect(stdout).toMatch(/^BROKEN {2}limit: \d+ requests, 1 fault, seed 1$/m);
+    expect(stdout).toMatch(/^BROKEN {2}limit: \d+ requests, 3 faults, seed 1$/m);
     expect(stdout).toMatch(/limit: longest gap between tokens after stop: p99 \d+ ms, limit 100 ms/);
   });
 
