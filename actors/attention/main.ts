@@ -1,6 +1,7 @@
 import { systemClock } from "../../infra/clock.ts";
 import { RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
+import { isOutOfMemory } from "../../infra/out-of-memory.ts";
 import { hashModel, loadConfig } from "../../models/load.ts";
 import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
 import { Placements } from "../protocol/placement.ts";
@@ -32,9 +33,14 @@ async function start(settings: AttentionSettings, process: RoleProcess): Promise
     failed: (error) => process.fail(error),
     message: (message) => {
       if (message.kind === "tokens") actor?.tokens(message.tokens);
-      else if (message.kind === "sequenceFailed") actor?.failed(message.key, RallyError.fromWire(message.error));
+      else if (message.kind === "sequenceFailed") failed(message.key, RallyError.fromWire(message.error));
     },
   });
+  const failed = (key: number, error: RallyError) => {
+    // Not the request's fault: it comes back to another actor, or to this one when it has started anew.
+    if (isOutOfMemory(error)) process.fail(error);
+    else actor?.failed(key, error);
+  };
   const ready = engine.ready();
   const [config, tokenizer, modelHash, nats] = await Promise.all([
     loadConfig(modelDir),

@@ -73,7 +73,7 @@ export class Injector {
       const pid = await this.#pidOf(target ?? "", signal);
       if (pid === undefined) return "its target was not running";
       begin();
-      await this.#process(fault, pid, signal);
+      injected.note = await this.#process(fault, pid, signal);
     } else if (isIn(fault, "network")) {
       const proxy = this.#options.target.proxyOf(target ?? "");
       if (proxy === undefined) return "its target has no proxy";
@@ -101,24 +101,29 @@ export class Injector {
     return undefined;
   }
 
-  async #process(fault: FaultOf<"process">, pid: number, signal: AbortSignal): Promise<void> {
+  /** What came of it, where that is up to the process. */
+  async #process(fault: FaultOf<"process">, pid: number, signal: AbortSignal): Promise<string | undefined> {
     const { clock, moveClock } = this.#options;
     switch (fault.kind) {
       case "kill":
         sendSignal(pid, "SIGKILL");
-        return;
+        return undefined;
       case "stop":
-        return stopProcess(clock, pid, fault.numbers.durationMs, signal);
+        await stopProcess(clock, pid, fault.numbers.durationMs, signal);
+        return undefined;
       case "slow-down":
-        return slowProcess(clock, pid, { ms: fault.numbers.durationMs, factor: fault.numbers.factor }, signal);
+        await slowProcess(clock, pid, { ms: fault.numbers.durationMs, factor: fault.numbers.factor }, signal);
+        return undefined;
       case "memory-squeeze": {
         const { durationMs: ms, headroomMiB } = fault.numbers;
-        return squeezeMemory(clock, pid, { ms, headroomBytes: headroomMiB * MIB }, signal);
+        if (!(await squeezeMemory(clock, pid, { ms, headroomBytes: headroomMiB * MIB }, signal))) return "it was gone";
+        return sendSignal(pid, 0) ? "it bore it" : "it died of it";
       }
       case "clock-jump":
         moveClock?.(pid, fault.numbers.jumpMs);
         await pause(clock, fault.numbers.durationMs, signal);
         moveClock?.(pid, 0);
+        return undefined;
     }
   }
 

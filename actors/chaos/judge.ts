@@ -9,7 +9,7 @@ import { checkClient, type CheckedLog, checkLog, type Flaw, type Violation } fro
 import { figuresOf, percentiles } from "./pass.ts";
 import { type Recovery, recoveryOf } from "./recovery.ts";
 import type { RequestRecord } from "./request-record.ts";
-import type { Finding, Percentiles, ScenarioResult } from "./result.ts";
+import type { ExtraWork, Finding, Percentiles, ScenarioResult } from "./result.ts";
 import type { Hold, Scenario } from "./scenario.ts";
 import type { TargetSlot } from "./schedule.ts";
 import { type Stall, stalledMs } from "./stall-watch.ts";
@@ -22,6 +22,8 @@ export interface Evidence {
   readonly slots: readonly TargetSlot[];
   readonly reference: Load;
   readonly load: Load;
+  /** Of both of them. */
+  readonly extraWork: { readonly reference: ExtraWork; readonly load: ExtraWork };
   /** Per different request, its log without faults. */
   readonly expected: readonly CheckedLog[];
   readonly logs: ReadonlyMap<string, readonly LogEntry[]>;
@@ -43,7 +45,10 @@ export function judge(evidence: Evidence): ScenarioResult {
     new Set(findings.filter((finding) => finding.flaw === flaw).map(({ requestId }) => requestId)).size;
   const struck = injected.filter(({ skipped }) => skipped === undefined);
   const recoveries = struck.map((fault) => recoveryOf(fault, load.records, stalls));
-  const [reference, chaos] = [figuresOf(evidence.reference), figuresOf(load)];
+  const [reference, chaos] = [
+    figuresOf(evidence.reference, evidence.extraWork.reference),
+    figuresOf(load, evidence.extraWork.load),
+  ];
   const alive = capacityAlive(evidence.slots, events, chaos.elapsedMs);
   const throughputRatio = chaos.tokensPerSecond / Math.max(reference.tokensPerSecond, 1e-9);
   const recoveryMs = recoveryByKind(struck, recoveries);

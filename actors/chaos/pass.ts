@@ -7,7 +7,7 @@ import type { ChaosTarget } from "./chaos-target.ts";
 import type { Load } from "./load.ts";
 import { quantile } from "./recovery.ts";
 import type { RequestRecord } from "./request-record.ts";
-import type { PassFigures, Percentiles } from "./result.ts";
+import type { ExtraWork, PassFigures, Percentiles } from "./result.ts";
 
 const READERS = 4;
 const TRIES = 5;
@@ -34,7 +34,7 @@ export async function readLogs(
   return logs;
 }
 
-export function figuresOf(load: Load): PassFigures {
+export function figuresOf(load: Load, extraWork: ExtraWork): PassFigures {
   const { records, lastIssuedMs } = load;
   const arrivals = records.flatMap((record) => record.arrivals);
   const elapsedMs = Math.max(0, ...records.map(({ endedMs }) => endedMs ?? 0));
@@ -54,6 +54,7 @@ export function figuresOf(load: Load): PassFigures {
     ),
     gapMs: { ...percentiles(gaps), max: gaps.reduce((most, gap) => Math.max(most, gap), 0) },
     refusals,
+    extraWork,
   };
 }
 

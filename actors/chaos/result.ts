@@ -69,6 +69,15 @@ export interface PassFigures {
   readonly gapMs: Percentiles & { readonly max: number };
   /** Refusals after which the client came back, by code. */
   readonly refusals: Readonly<Record<string, number>>;
+  readonly extraWork: ExtraWork;
+}
+
+/** What attention actors did beyond the work itself; of those that have not ended. */
+export interface ExtraWork {
+  /** Activations that were sent once more: to another replica because an answer was late, or because none came. */
+  readonly resends: number;
+  /** Sequences that had to give way to older ones. */
+  readonly preemptions: number;
 }
 
 /** Of several scenarios: sums, the worst recovery and the lowest ratio. */

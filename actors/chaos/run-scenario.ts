@@ -3,6 +3,7 @@ import { pause } from "../../infra/chaos/pause.ts";
 import { type Clock, systemClock } from "../../infra/clock.ts";
 import { RallyError } from "../../infra/errors.ts";
 import type { ChaosTarget } from "./chaos-target.ts";
+import { workBetween, workSums } from "./extra-work.ts";
 import { type Holdings, holdingsOf, leaksOf } from "./idle.ts";
 import type { InjectedFault } from "./injected.ts";
 import { Injector } from "./injector.ts";
@@ -45,10 +46,12 @@ export async function runScenario(options: RunOptions): Promise<ScenarioResult> 
     // Before anything is sent: what the run without faults leaks counts as well.
     const before = await settled(target, clock);
     await loadOf(options, clock, pool, `warm-${run}`).run((count) => count < WARM_UP_REQUESTS);
+    const sumsAtFirst = await workSums(target);
     const reference = loadOf(options, clock, pool, `free-${run}`);
     await watched(options, clock, reference, "without faults", () => reference.run((count) => count < pool.length));
     checkInterrupted(signal);
     const expected = await faultFreeStreams(target, reference, clock);
+    const sumsBetween = await workSums(target);
     const load = loadOf(options, clock, pool, `chaos-${run}`);
     const loadStartedAt = clock.elapsed();
     const watch = new StallWatch(clock);
@@ -56,6 +59,7 @@ export async function runScenario(options: RunOptions): Promise<ScenarioResult> 
     checkInterrupted(signal);
     options.progress(`${scenario.name}: looking at what is left`);
     const leaks = await leaksOf(target, before, { clock, limitMs: scenario.hold.idleWithinMs });
+    const sumsAtLast = await workSums(target);
     const ids = load.records.map(({ requestId }) => requestId);
     const logs = await readLogs(target, [...ids, ...poisoned], clock);
     hasStopped = true;
@@ -68,6 +72,10 @@ export async function runScenario(options: RunOptions): Promise<ScenarioResult> 
       slots: target.slots,
       reference,
       load,
+      extraWork: {
+        reference: workBetween(sumsAtFirst, sumsBetween),
+        load: workBetween(sumsBetween, sumsAtLast),
+      },
       expected,
       logs,
       injected,

@@ -37,6 +37,7 @@ async function start(): Promise<void> {
     epoch: () => epoch,
     maxWaitingBatches: settings.maxWaitingBatches,
     observer: meter,
+    outOfMemory: (error) => post({ kind: "failed", error: error.toWire() }),
   });
   expert.serve();
   await nats.bus.flush();

@@ -3,6 +3,7 @@ import type { Bus, BusMessage, Subscription } from "../../infra/bus.ts";
 import type { Clock } from "../../infra/clock.ts";
 import { ScratchEncoder } from "../../infra/codec.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
+import { isOutOfMemory } from "../../infra/out-of-memory.ts";
 import { toWireF32, type WireDtype } from "../../infra/tensor.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { FfnShard } from "../../models/stages.ts";
@@ -28,6 +29,8 @@ export interface ExpertOptions {
   readonly epoch: () => number;
   readonly maxWaitingBatches: number;
   readonly observer: ExpertObserver;
+  /** There was no memory for a run: the process is to end, and to start anew. */
+  readonly outOfMemory: (error: RallyError) => void;
 }
 
 /** Times in milliseconds of `clock.elapsed()`. */
@@ -148,7 +151,11 @@ export class Expert {
         this.#answerAll(batches, output, from);
       } catch (thrown) {
         const failure = RallyError.from(thrown, "session-failed");
-        for (const { batch, reply } of batches) this.#refuse(batch, reply, failure);
+        const isOver = isOutOfMemory(failure);
+        // Another replica may have the memory for it, or this one once it has started anew.
+        const said = isOver ? new RallyError("closed", `this expert actor ends: ${failure.message}`) : failure;
+        for (const { batch, reply } of batches) this.#refuse(batch, reply, said);
+        if (isOver) this.#options.outOfMemory(failure);
       }
       for (const { hidden } of batches) this.#inputs.giveBack(hidden);
       // Graphs block this thread: here answers go out, and batches come in that may share the next run.

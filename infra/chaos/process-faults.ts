@@ -34,18 +34,19 @@ export async function slowProcess(
   }
 }
 
-/** For `ms`, the process gets no address space beyond what it has now and `headroomBytes`. */
+/** For `ms`, the process gets no address space beyond what it has now and `headroomBytes`. Whether it was there at all. */
 export async function squeezeMemory(
   clock: Clock,
   pid: number,
   options: { readonly ms: number; readonly headroomBytes: number },
   signal: AbortSignal,
-): Promise<void> {
+): Promise<boolean> {
   const size = await addressSpace(pid);
-  if (size === undefined) return;
+  if (size === undefined) return false;
   await limit(pid, "as", String(size + options.headroomBytes));
   await pause(clock, options.ms, signal);
   await limit(pid, "as", "unlimited");
+  return true;
 }
 
 /** For `ms`, the process can write to no file beyond its first `bytes`: EFBIG, unless its SIGXFSZ is not blocked. */

@@ -65,6 +65,7 @@ export class FuzzDeployment {
           epoch: () => EPOCH,
           maxWaitingBatches: 16,
           observer: { ran: () => undefined, badMessage: () => void this.numBad.expert++ },
+          outOfMemory: () => undefined,
         }),
     );
     for (const expert of this.#experts) expert.serve();

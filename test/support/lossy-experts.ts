@@ -49,6 +49,7 @@ export class LossyExperts {
               throw new Error(reason);
             },
           },
+          outOfMemory: () => undefined,
         });
         expert.serve();
         this.#experts.push(expert);

@@ -97,6 +97,8 @@ ${row("requests", ({ requests }) => grouped(requests))}${row("tokens", ({ tokens
 ${row("tokens per second", ({ tokensPerSecond }) => grouped(tokensPerSecond))}
 ${row("time to first token, p50 / p99", ({ firstTokenMs }) => `${duration(firstTokenMs.p50)} / ${duration(firstTokenMs.p99)}`)}
 ${row("gap between tokens, p50 / p99 / max", ({ gapMs }) => `${duration(gapMs.p50)} / ${duration(gapMs.p99)} / ${duration(gapMs.max)}`)}
+${row("activations sent again, or elsewhere", ({ extraWork }) => grouped(extraWork.resends))}
+${row("sequences put out for want of KV room", ({ extraWork }) => grouped(extraWork.preemptions))}
 ${row(
   "refused, and sent again",
   ({ refusals }) =>

@@ -22,6 +22,7 @@ const figures: ScenarioResult["chaos"] = {
   firstTokenMs: { p50: 10, p99: 20 },
   gapMs: { p50: 5, p99: 9, max: 400 },
   refusals: { overloaded: 2 },
+  extraWork: { resends: 1_234, preemptions: 77 },
 };
 
 function result(changes: Partial<ScenarioResult> = {}): ScenarioResult {
@@ -78,6 +79,8 @@ describe("the report page", () => {
     const page = reportPage([result(), result({ held: false })]);
     expect(page).toContain("a &lt;scenario&gt;");
     expect(page).toContain("kills &amp; more");
+    expect(page).toMatch(/sent again, or elsewhere<\/td><td class="n">1.?234</u);
+    expect(page).toContain('<td class="n">77</td>');
     expect(page).toContain("&lt;note&gt;");
     const open: string[] = [];
     for (const [tag, close, name = "", rest = ""] of page.matchAll(/<(\/?)([a-z]\w*)([^>]*)>/g)) {

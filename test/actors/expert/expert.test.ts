@@ -7,6 +7,7 @@ import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { Expert, type ExpertOptions } from "../../../actors/expert/expert.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
 import { encode } from "../../../infra/codec.ts";
+import { RallyError } from "../../../infra/errors.ts";
 import { MemoryBus } from "../../../infra/memory-bus.ts";
 import { fromWireF32, toWireF32, toWireI32, type WireDtype } from "../../../infra/tensor.ts";
 import { fakeConfig, FakeShard, fakeSpecs } from "../../support/fake-model.ts";
@@ -49,6 +50,7 @@ class Bench {
   readonly ffn = new FakeShard(spec);
   readonly answers: ExpertResult[] = [];
   readonly bad: string[] = [];
+  readonly lost: string[] = [];
   readonly runs: { readonly layer: number; readonly microBatches: readonly number[]; readonly rows: number }[] = [];
   readonly expert: Expert;
 
@@ -67,6 +69,7 @@ class Bench {
       epoch: () => 1,
       maxWaitingBatches: 4,
       observer: { ran: (run) => void this.runs.push(run), badMessage: (reason) => void this.bad.push(reason) },
+      outOfMemory: ({ code }) => void this.lost.push(code),
       ...options,
     });
   }
@@ -220,6 +223,7 @@ describe("Expert", () => {
       epoch: () => 1,
       maxWaitingBatches: 4,
       observer: { ran: () => undefined, badMessage: () => undefined },
+      outOfMemory: () => undefined,
     });
     for (let i = 0; i < 6; i++) b.send(batchOf(1, { attempt: i }));
     const results = await b.answered(6);
@@ -378,14 +382,26 @@ describe("Expert: refusals", () => {
   it("answers a graph that breaks with `session-failed`, to all of the run, and goes on", async () => {
     const b = open();
     b.ffn.gate = () => {
-      throw new Error("out of memory");
+      throw new Error("no such node");
     };
     b.send(batchOf(1));
     const [answer] = await b.answered(1);
-    expect(answer).toMatchObject({ kind: "refused", error: { code: "session-failed", message: "out of memory" } });
+    expect(answer).toMatchObject({ kind: "refused", error: { code: "session-failed", message: "no such node" } });
+    expect(b.lost).toEqual([]);
     b.ffn.gate = () => undefined;
     b.send(batchOf(1));
     expect((await b.answered(2)).at(-1)?.kind).toBe("result");
+  });
+
+  it("is over when it has no memory for a run, and says so to all of it, in a way that passes", async () => {
+    const b = open();
+    b.ffn.gate = () => {
+      throw new RallyError("session-failed", "layer-1.onnx: Failed to allocate memory for requested buffer of size 3");
+    };
+    b.send(batchOf(1));
+    const [answer] = await b.answered(1);
+    expect(answer).toMatchObject({ kind: "refused", error: { code: "closed" } });
+    expect(b.lost).toEqual(["session-failed"]);
   });
 
   it("drains: says goodbye, answers what waits and what still comes, and then nothing", async () => {
