@@ -97,8 +97,9 @@ export class JetStream {
     subject: string,
     payload: Uint8Array,
     headers: NatsHeaders,
+    timeoutMs = TIMEOUT_MS,
   ): Promise<{ readonly seq: number; readonly duplicate: boolean; readonly isFirst: boolean }> {
-    const answer = parseAnswer(await this.#send(subject, payload, TIMEOUT_MS, headers), subject);
+    const answer = parseAnswer(await this.#send(subject, payload, timeoutMs, headers), subject);
     const { seq, duplicate, stream } = answer;
     if (typeof seq !== "number" && stream !== undefined) throw damaged(`the answer to ${subject}`);
     if (typeof seq !== "number")

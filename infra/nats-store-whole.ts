@@ -6,6 +6,11 @@ import type { NatsHeaders } from "./nats-link.ts";
 
 /** Copies that are stored damaged before it is given up. */
 const MAX_COPIES = 16;
+/**
+ * A server that has just started may not have its streams yet. It says so where nobody listens ("no responders"), but an echo is
+ * somebody who listens: then its silence says it.
+ */
+const HEARD_TIMEOUT_MS = 1_000;
 /** Between the id of a message and what makes it another one: a copy, after one that was stored damaged. */
 const COPY_MARK = "~";
 const COPY = new RegExp(`${COPY_MARK}\\d+$`);
@@ -30,12 +35,13 @@ export async function storeWhole(
   { stream, subject, payload, id, headers, echoes }: ToStore,
 ): Promise<{ readonly seq: number; readonly duplicate: boolean }> {
   const check = checkOf(payload);
+  const timeoutMs = echoes === undefined ? undefined : HEARD_TIMEOUT_MS;
   let [copyId, afterSeq]: [string, number | undefined] = [id, undefined];
   let misplaced: number | undefined;
   for (let copies = 0; copies < MAX_COPIES;) {
     const echo = echoes?.expect(subject, copyId, check);
     const { seq, duplicate, isFirst } = await jetStream
-      .publish(subject, payload, [[ID_HEADER, copyId], [CHECK_HEADER, check], ...headers(afterSeq)])
+      .publish(subject, payload, [[ID_HEADER, copyId], [CHECK_HEADER, check], ...headers(afterSeq)], timeoutMs)
       .finally(() => echo?.forget());
     // Of one that was published before, the echo is not what is kept.
     if (isFirst && echo?.isWhole() === true) return { seq, duplicate };

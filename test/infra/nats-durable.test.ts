@@ -3,6 +3,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { afterEach, beforeEach, describe, expect, it, test } from "vitest";
 import type { Durable } from "../../infra/durable.ts";
+import type { RallyError } from "../../infra/errors.ts";
 import { NatsDurable } from "../../infra/nats-durable.ts";
 import { numberIn } from "../../infra/nats-answer.ts";
 import { openClientLink } from "../../infra/nats-client-link.ts";
@@ -69,6 +70,24 @@ test("a follower leaves no consumer behind, not even for a while", async () => {
     expect(await numConsumers()).toBe(3);
     for (const follower of followers) follower.unsubscribe();
     await expect.poll(numConsumers, { timeout: 1000 }).toBe(0);
+    await link.close();
+  } finally {
+    await server.stop();
+  }
+});
+
+test("an append to a log whose stream is not there is given up before long, though its own echo comes back", async () => {
+  const server = await startTestServer();
+  try {
+    const link = await openWireLink({ url: server.url }, "test");
+    const durable = new NatsDurable(link);
+    const log = await durable.log({ name: "l", subjects: "l.*", maxAgeMs: 60_000, maxBytes: 1 << 20 });
+    await durable.remove("log", "l");
+    const appended = log.append("l.one", Buffer.from("1"), { id: "1", expectedLastSeq: 0 }).then(
+      () => "appended",
+      (error: unknown) => (error as RallyError).code,
+    );
+    expect(await Promise.race([appended, sleep(3000, "still waiting")])).toBe("timeout");
     await link.close();
   } finally {
     await server.stop();
