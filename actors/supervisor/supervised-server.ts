@@ -15,7 +15,7 @@ export interface SupervisedServerOptions {
   readonly warning: (text: string) => void;
 }
 
-const HEALTHY_AFTER_MS = 10_000;
+const HEALTHY_AFTER_MS = 5_000;
 const LOOK_EVERY_MS = 1_000;
 const END_LIMIT_MS = 3_000;
 /**
