@@ -107,13 +107,13 @@ export class Injector {
     switch (fault.kind) {
       case "kill":
         sendSignal(pid, "SIGKILL");
-        return undefined;
+        break;
       case "stop":
         await stopProcess(clock, pid, fault.numbers.durationMs, signal);
-        return undefined;
+        break;
       case "slow-down":
         await slowProcess(clock, pid, { ms: fault.numbers.durationMs, factor: fault.numbers.factor }, signal);
-        return undefined;
+        break;
       case "memory-squeeze": {
         const { durationMs: ms, headroomMiB } = fault.numbers;
         if (!(await squeezeMemory(clock, pid, { ms, headroomBytes: headroomMiB * MIB }, signal))) return "it was gone";
@@ -123,8 +123,9 @@ export class Injector {
         moveClock?.(pid, fault.numbers.jumpMs);
         await pause(clock, fault.numbers.durationMs, signal);
         moveClock?.(pid, 0);
-        return undefined;
+        break;
     }
+    return undefined;
   }
 
   async #broker(fault: FaultOf<"broker">, pid: number, signal: AbortSignal): Promise<void> {
