@@ -51,15 +51,47 @@ export async function readStored(jetStream: JetStream, stream: string, seq: numb
   throw new RallyError("corrupted", `${stream} could not be read at ${seq}: each answer was another`, { stream, seq });
 }
 
-/** Unclear if the question was damaged on its way. */
+/**
+ * The first message of a subject behind `afterSeq`, and where it is. That there is none, or none for a while, may be the answer to
+ * a question that was damaged on its way, and is taken for true when it is said twice. RallyError `corrupted` as above.
+ */
+export async function readNext(
+  jetStream: JetStream,
+  stream: string,
+  { subject, afterSeq }: { readonly subject: string; readonly afterSeq: number },
+): Promise<(Stored & { readonly seq: number }) | undefined> {
+  const answers = new Set<number>();
+  for (let tries = 0; tries < TRIES; tries++) {
+    const message = await unlessUnclear(() => jetStream.get(stream, { seq: afterSeq + 1, next_by_subj: subject }));
+    if (message === "unclear") continue;
+    const seq = message === undefined ? Infinity : Number(message.header("Nats-Sequence"));
+    if (seq === afterSeq + 1 || answers.has(seq)) {
+      if (message === undefined) return undefined;
+      if (isIntact(message)) return { seq, message, isDamaged: false };
+      const stored = await readStored(jetStream, stream, seq);
+      // Gone meanwhile.
+      if (stored === undefined) continue;
+      return { seq, ...stored };
+    }
+    if (seq > afterSeq) answers.add(seq);
+  }
+  throw new RallyError("corrupted", `${stream} could not be read behind ${afterSeq}`, { stream, seq: afterSeq });
+}
+
 async function readOnce(
   jetStream: JetStream,
   stream: string,
   seq: number,
 ): Promise<NatsMessage | "unclear" | undefined> {
+  const message = await unlessUnclear(() => jetStream.get(stream, { seq }));
+  if (message === undefined || message === "unclear") return message;
+  return message.header("Nats-Sequence") === String(seq) ? message : "unclear";
+}
+
+/** Unclear if the question was damaged on its way. */
+async function unlessUnclear<T>(question: () => Promise<T>): Promise<T | "unclear"> {
   try {
-    const message = await jetStream.get(stream, { seq });
-    return message === undefined || message.header("Nats-Sequence") === String(seq) ? message : "unclear";
+    return await question();
   } catch (error) {
     if (RallyError.from(error).code === "corrupted") return "unclear";
     throw error;

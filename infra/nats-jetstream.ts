@@ -109,24 +109,10 @@ export class JetStream {
     return { seq, duplicate: duplicate === true, isFirst };
   }
 
-  /** The first message of a subject from `seq` on; undefined if there is none. */
-  async next(
-    stream: string,
-    from: { readonly seq: number; readonly next_by_subj: string },
-  ): Promise<{ readonly seq: number; readonly payload: Uint8Array } | undefined> {
-    const answer = await this.#send(`${API}.DIRECT.GET.${stream}`, Buffer.from(JSON.stringify(from)), TIMEOUT_MS);
-    if (answer.status === 404) return undefined;
-    const seq = Number(answer.header("Nats-Sequence"));
-    if (answer.status !== 0 || !Number.isSafeInteger(seq)) {
-      throw unavailable(`reading ${stream} from ${from.seq}: status ${answer.status}`);
-    }
-    return { seq, payload: answer.payload };
-  }
-
-  /** The last message of a subject, or the one at `seq`; undefined if there is none. */
+  /** The last message of a subject, the one at `seq`, or the first of a subject from `seq` on; undefined if there is none. */
   async get(
     stream: string,
-    which: { readonly last: string } | { readonly seq: number },
+    which: { readonly last: string } | { readonly seq: number; readonly next_by_subj?: string },
   ): Promise<NatsMessage | undefined> {
     const answer =
       "last" in which

@@ -3,7 +3,7 @@ import type { Subscription } from "./bus.ts";
 import type { Job, QueueOptions, WorkQueue } from "./durable.ts";
 import { RallyError } from "./errors.ts";
 import { numberIn } from "./nats-answer.ts";
-import { ID_HEADER, isIntact, readStored } from "./nats-checksum.ts";
+import { ID_HEADER, isIntact, readNext, readStored } from "./nats-checksum.ts";
 import { nanos, parseDelivery, type JetStream } from "./nats-jetstream.ts";
 import type { NatsHeaders, NatsMessage } from "./nats-link.ts";
 import { QueueSweep } from "./nats-queue-sweep.ts";
@@ -88,7 +88,8 @@ export class NatsQueue implements WorkQueue {
 
   async peek(afterSeq: number): Promise<{ readonly seq: number; readonly payload: Uint8Array } | undefined> {
     const { name, subject } = this.#options;
-    return await this.#jetStream.next(name, { seq: afterSeq + 1, next_by_subj: subject });
+    const next = await readNext(this.#jetStream, name, { subject, afterSeq });
+    return next && { seq: next.seq, payload: next.message.payload };
   }
 
   async depth(): Promise<number> {

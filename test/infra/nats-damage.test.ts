@@ -184,6 +184,37 @@ describe("bytes that change between us and JetStream", () => {
     expect(jobs.map(({ payload }) => text(payload))).toEqual(whole(numbers(40)));
   });
 
+  it("whoever looks at the jobs that wait sees them as they were put, though questions and answers are damaged", async () => {
+    const [inward, outward] = [
+      await damagedWay({ direction: "to-server", probability: 0.2, prefix: "$JS.API" }),
+      await damagedWay({ direction: "from-server", probability: 0.4 }),
+    ];
+    const putter = await direct.queue(queueOptions());
+    const watchers = [await inward.durable.queue(queueOptions()), await outward.durable.queue(queueOptions())];
+    for (const value of numbers(40)) await putter.put(value, bytes(value));
+    inward.begin();
+    outward.begin();
+    for (const watcher of watchers) {
+      const seen: string[] = [];
+      for (let seq = 0; ;) {
+        const job = await watcher.peek(seq);
+        if (job === undefined) break;
+        seq = job.seq;
+        seen.push(text(job.payload));
+      }
+      expect(seen).toEqual(whole(numbers(40)));
+    }
+  });
+
+  it("of a job that is kept damaged, whoever looks sees nothing", async () => {
+    const way = await damagedWay({ direction: "to-server", probability: 1, prefix: "queue" });
+    const [putter, watcher] = [await way.durable.queue(queueOptions()), await direct.queue(queueOptions())];
+    way.begin();
+    await expect(putter.put("1", bytes("1"))).rejects.toMatchObject({ code: "corrupted" });
+    const job = await watcher.peek(0);
+    expect(job?.payload).toEqual(new Uint8Array(0));
+  });
+
   it("a value that is stored damaged is put again, and read again when damaged on its way out", async () => {
     const inward = await damagedWay({ direction: "to-server", probability: 0.4, prefix: "$KV" });
     const outward = await damagedWay({ direction: "from-server", probability: 0.4, prefix: "" });
