@@ -48,6 +48,12 @@ export function parseDelivery(reply: string | undefined): Delivery | undefined {
   return { deliveries, streamSeq, consumerSeq, pending };
 }
 
+/** Where a consumer's message is acknowledged, whoever got it. */
+export function ackSubject(stream: string, consumer: string, delivery: Delivery): string {
+  const { deliveries, streamSeq, consumerSeq, pending } = delivery;
+  return `$JS.ACK.${stream}.${consumer}.${deliveries}.${streamSeq}.${consumerSeq}.0.${pending}`;
+}
+
 /** JetStream's request and reply API, with its errors as RallyError. Nothing newer than nats-server 2.9.10 is used. */
 export class JetStream {
   readonly link: NatsLink;
