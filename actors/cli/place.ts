@@ -7,10 +7,15 @@ import type { Command, CommandContext } from "./command.ts";
 import { CONNECTION_FLAGS, natsSettingsOf } from "./deployment-flags.ts";
 import { integerFlag, noArguments, numberFlag, parseFlags, switchFlag } from "./flags.ts";
 import { joinedServer } from "./join.ts";
+import { splitFlag } from "./split.ts";
 import { count } from "./serving-topology.ts";
 
 const flags = {
-  experts: integerFlag("N", "shards that the experts are to be in", { min: 1, max: TOPOLOGY_LIMITS.numShards }),
+  experts: integerFlag("N", "shards that the experts are to be in, as many in each as can be", {
+    min: 1,
+    max: TOPOLOGY_LIMITS.numShards,
+  }),
+  split: splitFlag("which experts in which shard, e.g. 0-3/4,5/6,7: three shards, the first with half of eight"),
   timeout: numberFlag(
     "SECONDS",
     "give up when the new expert actors are not ready by then",
@@ -23,8 +28,8 @@ const flags = {
 
 export const placeCommand: Command = {
   name: "place",
-  summary: "move a running deployment's experts to another number of shards",
-  usage: "--experts N [flags]",
+  summary: "move a running deployment's experts to other shards",
+  usage: "--experts N|--split EXPERTS/… [flags]",
   description: `Supervisors that host all shards ("rally up", "rally join --replicas") start
 expert actors for the new shards. When every shard has one, the new placement
 becomes the current one: each attention actor goes over to it with its next
@@ -34,7 +39,10 @@ stops or fails.
 A layer's outputs are summed shard by shard, so another number of shards may
 change a sum in its last bits. Tokens stay the same unless two of them are that
 close.`,
-  examples: [["rally place --experts 4", "four shards"]],
+  examples: [
+    ["rally place --experts 4", "four shards"],
+    ["rally place --split 0-5/6/7", "three shards, the last two with one expert each"],
+  ],
   flags,
   run,
 };
@@ -42,8 +50,14 @@ close.`,
 async function run(args: readonly string[], context: CommandContext): Promise<number> {
   const { values, positionals } = parseFlags(flags, args);
   noArguments("place", positionals);
-  const { deployment, experts } = values;
-  if (experts === undefined) {
+  const { deployment, experts, split } = values;
+  if (experts !== undefined && split !== undefined) {
+    throw new RallyError("bad-settings", "--experts and --split say two things: give one of them", {
+      field: "--split",
+    });
+  }
+  const wanted = split ?? experts;
+  if (wanted === undefined) {
     throw new RallyError("bad-settings", "--experts is missing: the number of shards", { field: "--experts" });
   }
   const { terminal, interrupted } = context;
@@ -54,7 +68,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
       ...connection,
       clock: systemClock,
       deployment,
-      numShards: experts,
+      wanted,
       timeoutMs: values.timeout * 1000,
       interrupted,
       progress: (text) => terminal.progress(text),

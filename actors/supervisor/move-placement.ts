@@ -5,7 +5,7 @@ import { RallyError } from "../../infra/errors.ts";
 import { shardSpecs } from "../../models/load.ts";
 import { discover } from "../protocol/discovery.ts";
 import type { Placement } from "../protocol/messages.ts";
-import { Placements } from "../protocol/placement.ts";
+import { isSamePlacement, Placements } from "../protocol/placement.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
 
 export interface MoveOptions {
@@ -13,7 +13,8 @@ export interface MoveOptions {
   readonly durable: Durable;
   readonly clock: Clock;
   readonly deployment: string;
-  readonly numShards: number;
+  /** So many shards with as many experts as can be in each, or the experts of each shard. */
+  readonly wanted: number | Placement["shards"];
   readonly timeoutMs: number;
   readonly interrupted: AbortSignal;
   readonly progress: (text: string) => void;
@@ -22,12 +23,12 @@ export interface MoveOptions {
 const LOOK_EVERY_MS = 250;
 
 /**
- * Moves a running deployment's experts into `numShards` shards: announces the placement, waits until every shard of it has an
+ * Moves a running deployment's experts into other shards: announces the placement, waits until every shard of it has an
  * expert actor, and makes it the current one. One that does not get ready is taken back. RallyError `unknown-deployment`,
  * `timeout`, `cancelled`, or `stale-epoch` if somebody else places at the same time.
  */
 export async function movePlacement(options: MoveOptions): Promise<Placement> {
-  const { durable, deployment, numShards } = options;
+  const { durable, deployment, wanted } = options;
   const placements = await Placements.open(durable, subjectsOf(deployment));
   const current = await placements.read("current");
   if (current === undefined) {
@@ -38,8 +39,11 @@ export async function movePlacement(options: MoveOptions): Promise<Placement> {
   }
   const { modelHash } = current;
   const numExperts = current.shards.reduce((sum, experts) => sum + experts.length, 0);
-  const shards = shardSpecs({ numExperts }, numShards).map(({ experts }) => experts);
-  if (shards.length === current.shards.length) return current;
+  const shards =
+    typeof wanted === "number"
+      ? shardSpecs({ numExperts }, wanted).map(({ experts }) => experts)
+      : ofThisModel(wanted, numExperts);
+  if (isSamePlacement(current, { deployment, modelHash, shards })) return current;
   const planned = await placements.plan({ deployment, modelHash, shards });
   try {
     await untilHosted(planned, options);
@@ -49,6 +53,20 @@ export async function movePlacement(options: MoveOptions): Promise<Placement> {
     throw thrown;
   }
   return await placements.publish(planned);
+}
+
+/** RallyError `bad-settings` unless every expert of the model is there, and no other. */
+function ofThisModel(shards: Placement["shards"], numExperts: number): Placement["shards"] {
+  const placed = new Set(shards.flat());
+  const missing = Array.from({ length: numExperts }, (_, expert) => expert).find((expert) => !placed.has(expert));
+  const unknown = [...placed].find((expert) => expert >= numExperts);
+  if (missing === undefined && unknown === undefined) return shards;
+  const what = missing === undefined ? `expert ${unknown} does not exist` : `expert ${missing} is in no shard`;
+  throw new RallyError("bad-settings", `${what}: the model has experts 0 to ${numExperts - 1}`, {
+    field: "--split",
+    found: unknown ?? missing ?? 0,
+    limit: numExperts - 1,
+  });
 }
 
 async function untilHosted(planned: Placement, options: MoveOptions): Promise<void> {

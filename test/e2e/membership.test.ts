@@ -106,13 +106,19 @@ describe("membership", () => {
     const requests = longRequests(8, 40);
     const up = await start("up", "--attention", "2");
     const expected = await tokensOf(client, requests, 6);
-    for (const numShards of [3, 1]) {
+    const moves = [
+      ["--experts", "3"],
+      ["--split", "0,2-6/1/7"],
+      ["--experts", "1"],
+    ] as const;
+    for (const move of moves) {
       const load = startLoad(client, requests);
       await load.underWay(3);
-      const place = home.rally(["place", "--experts", String(numShards), "--nats", server.url, "--json"]);
+      const place = home.rally(["place", ...move, "--nats", server.url, "--json"]);
       expect(await place.status).toBe(0);
       const { epoch, shards } = JSON.parse(place.output.stdout) as { epoch: number; shards: number[][] };
-      expect(shards).toHaveLength(numShards);
+      if (move[0] === "--split") expect(shards).toEqual([[0, 2, 3, 4, 5, 6], [1], [7]]);
+      else expect(shards).toHaveLength(Number(move[1]));
       expect(await load.results).toEqual(expected);
       expect(await tokensOf(client, requests, 6)).toEqual(expected);
       // The old ones leave by themselves.
@@ -161,6 +167,14 @@ describe("membership", () => {
     expect(await refusal("join", "--attention", "1", ...nats)).toMatchObject({ code: "unknown-deployment" });
     expect(await refusal("place", "--experts", "2", ...nats)).toMatchObject({ code: "unknown-deployment" });
     await start("up");
+    expect(await refusal("place", "--split", "0-6", ...nats)).toMatchObject({
+      status: 2,
+      message: "expert 7 is in no shard: the model has experts 0 to 7",
+    });
+    expect(await refusal("place", "--split", "0-3/4-8", ...nats)).toMatchObject({
+      status: 2,
+      message: "expert 8 does not exist: the model has experts 0 to 7",
+    });
     expect(await refusal("join", "--experts", "1,2", ...nats)).toMatchObject({ status: 2, code: "bad-settings" });
     const model = path.join(home.base, "other-model");
     mkdirSync(model);
