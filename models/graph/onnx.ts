@@ -1,7 +1,7 @@
 import { ProtobufWriter } from "./protobuf.ts";
 
 /** ONNX element types that Rally's graphs use, by their numbers in the format. */
-const ELEMENT_TYPES = { f32: 1, i32: 6, i64: 7 } as const;
+const ELEMENT_TYPES = { f32: 1, u8: 2, i32: 6, i64: 7, bf16: 16, "fp8-e4m3": 17 } as const;
 type ElementType = keyof typeof ELEMENT_TYPES;
 
 /** A dimension known when the graph is written, or the name of one that each run decides. */

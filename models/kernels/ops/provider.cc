@@ -1,0 +1,7 @@
+#include "operator.h"
+
+namespace rally {
+
+const char* const kExecutionProvider = "CUDAExecutionProvider";
+
+}  // namespace rally
