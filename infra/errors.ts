@@ -18,6 +18,8 @@ export const ERROR_CODES = [
   "payload-too-large",
   "unknown-request",
   "session-failed", // ONNX Runtime refused a graph or a run
+  "out-of-memory", // memory of the GPU, or of this machine, does not suffice
+  "device-lost", // a kernel failed on the GPU: this process cannot use it any more, a new one can
   "server-unavailable", // no nats-server could be found, fetched, started or reached
   "store-unavailable", // JetStream is off, full or read-only
   "provider-unavailable", // a way to compute was asked for, and the GPU or something else that it needs is not there

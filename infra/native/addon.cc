@@ -1,3 +1,5 @@
+#include <dlfcn.h>
+
 #include "js.h"
 #include "lane.h"
 
@@ -17,6 +19,17 @@ napi_value texts_value(napi_env env, const std::vector<std::string>& texts) {
   napi_value array = nullptr;
   napi_create_array_with_length(env, texts.size(), &array);
   for (uint32_t i = 0; i < texts.size(); i++) napi_set_element(env, array, i, text_value(env, texts[i]));
+  return array;
+}
+
+napi_value numbers_value(napi_env env, const std::vector<double>& numbers) {
+  napi_value array = nullptr;
+  napi_create_array_with_length(env, numbers.size(), &array);
+  for (uint32_t i = 0; i < numbers.size(); i++) {
+    napi_value number = nullptr;
+    napi_create_double(env, numbers[i], &number);
+    napi_set_element(env, array, i, number);
+  }
   return array;
 }
 
@@ -87,9 +100,9 @@ napi_value run(const Arguments& arguments) {
   return undefined(arguments.env);
 }
 
-/** allocate(session, memoryName, type, dims): handle */
+/** allocate(session, onHost, type, dims): handle */
 napi_value allocate(const Arguments& arguments) {
-  return handle(arguments.env, std::make_shared<Tensor>(arguments.object<Session>(0), arguments.text(1),
+  return handle(arguments.env, std::make_shared<Tensor>(arguments.object<Session>(0), arguments.integer(1) != 0,
                                                         element_type(arguments, 2), arguments.integers(3)));
 }
 
@@ -114,26 +127,67 @@ napi_value buffer(const Arguments& arguments) {
   return result;
 }
 
-/** bind(session, inputNames, inputs, outputNames, outputs, runConfigs): handle */
+/** write(tensor, data, offset): void */
+napi_value write(const Arguments& arguments) {
+  const Memory memory = memory_of(arguments.env, arguments[1]);
+  arguments.object<Tensor>(0)->write(memory.data, memory.bytes, arguments.size(2));
+  return undefined(arguments.env);
+}
+
+/** read(tensor, target, offset): void */
+napi_value read(const Arguments& arguments) {
+  const Memory memory = memory_of(arguments.env, arguments[1]);
+  arguments.object<Tensor>(0)->read(memory.data, memory.bytes, arguments.size(2));
+  return undefined(arguments.env);
+}
+
+/** fill(tensor, pattern): void */
+napi_value fill(const Arguments& arguments) {
+  const Memory memory = memory_of(arguments.env, arguments[1]);
+  arguments.object<Tensor>(0)->fill(memory.data, memory.bytes);
+  return undefined(arguments.env);
+}
+
+/** deviceMemory(session): [free, total] bytes of its device */
+napi_value device_memory(const Arguments& arguments) {
+  const Stream& stream = arguments.object<Session>(0)->stream();
+  if (!stream.is_on_device()) throw Failure("run", "a session on the CPU has no device");
+  size_t free = 0, total = 0;
+  check_cuda(cuda().cudaSetDevice(stream.device_id()), "run");
+  check_cuda(cuda().cudaMemGetInfo(&free, &total), "run");
+  return numbers_value(arguments.env, {static_cast<double>(free), static_cast<double>(total)});
+}
+
+/** bind(session, inputNames, inputs, outputNames, outputs, runConfigs, before, after): handle. Copies: from, to, from, to, … */
 napi_value bind(const Arguments& arguments) {
   auto binding = std::make_shared<Binding>(arguments.object<Session>(0), arguments.texts(5));
-  for (size_t side : {1, 3}) {
-    const auto tensor_names = arguments.texts(side);
-    for (uint32_t i = 0; i < tensor_names.size(); i++) {
-      napi_value element = nullptr;
-      void* slot = nullptr;
-      napi_get_element(arguments.env, arguments[side + 1], i, &element);
-      if (napi_get_value_external(arguments.env, element, &slot) != napi_ok) throw Failure("run", "not a tensor");
-      const auto& tensor = *static_cast<std::shared_ptr<Tensor>*>(slot);
-      if (tensor == nullptr) throw Failure("run", tensor_names[i] + " is bound to a tensor that has been released");
-      if (side == 1) {
-        binding->bind_input(tensor_names[i], tensor);
-      } else {
-        binding->bind_output(tensor_names[i], tensor);
-      }
-    }
-  }
+  const auto input_names = arguments.texts(1), output_names = arguments.texts(3);
+  const auto inputs = arguments.objects<Tensor>(2), outputs = arguments.objects<Tensor>(4);
+  for (size_t i = 0; i < inputs.size(); i++) binding->bind_input(input_names.at(i), inputs[i]);
+  for (size_t i = 0; i < outputs.size(); i++) binding->bind_output(output_names.at(i), outputs[i]);
+  const auto before = arguments.objects<Tensor>(6), after = arguments.objects<Tensor>(7);
+  for (size_t i = 0; i + 1 < before.size(); i += 2) binding->copy_before(before[i], before[i + 1]);
+  for (size_t i = 0; i + 1 < after.size(); i += 2) binding->copy_after(after[i], after[i + 1]);
   return handle(arguments.env, std::move(binding));
+}
+
+/** timeRuns(binding, count): number[], nanoseconds of each */
+napi_value time_runs(const Arguments& arguments) {
+  const std::shared_ptr<Binding> binding = arguments.object<Binding>(0);
+  return numbers_value(arguments.env, binding->time_runs(static_cast<size_t>(arguments.integer(1))));
+}
+
+/** measure(library, function, arguments): number, what a function of a library of operators says that something takes */
+napi_value measure(const Arguments& arguments) {
+  void* library = dlopen(arguments.text(0).c_str(), RTLD_NOW | RTLD_LOCAL);
+  if (library == nullptr) throw Failure("library", dlerror());
+  using Measure = int64_t (*)(const int64_t*, size_t);
+  const auto function = reinterpret_cast<Measure>(dlsym(library, arguments.text(1).c_str()));
+  if (function == nullptr) throw Failure("library", arguments.text(0) + " has no " + arguments.text(1));
+  const auto sizes = arguments.integers(2);
+  napi_value result = nullptr;
+  napi_create_double(arguments.env, static_cast<double>(function(sizes.data(), sizes.size())), &result);
+  return result;
 }
 
 /** runBound(binding): void */
@@ -180,8 +234,14 @@ NAPI_MODULE_INIT() {
   define<allocate>(env, exports, "allocate");
   define<wrap>(env, exports, "wrap");
   define<buffer>(env, exports, "buffer");
+  define<write>(env, exports, "write");
+  define<read>(env, exports, "read");
+  define<fill>(env, exports, "fill");
+  define<device_memory>(env, exports, "deviceMemory");
   define<bind>(env, exports, "bind");
   define<run_bound>(env, exports, "runBound");
+  define<time_runs>(env, exports, "timeRuns");
+  define<measure>(env, exports, "measure");
   define<open_lane>(env, exports, "openLane");
   define<run_on>(env, exports, "runOn");
   define<release<Session>>(env, exports, "releaseSession");

@@ -32,9 +32,13 @@ export interface Addon {
   ): SessionHandle;
   names(session: SessionHandle): [inputs: string[], outputs: string[]];
   run(session: SessionHandle, plan: Int32Array, ...data: Bytes[]): void;
-  allocate(session: SessionHandle, memoryName: string, type: number, dims: readonly number[]): TensorHandle;
+  allocate(session: SessionHandle, onHost: 0 | 1, type: number, dims: readonly number[]): TensorHandle;
   wrap(data: Bytes, type: number, dims: readonly number[]): TensorHandle;
   buffer(tensor: TensorHandle): ArrayBuffer;
+  write(tensor: TensorHandle, data: Bytes, offset: number): void;
+  read(tensor: TensorHandle, target: Bytes, offset: number): void;
+  fill(tensor: TensorHandle, pattern: Bytes): void;
+  deviceMemory(session: SessionHandle): [free: number, total: number];
   bind(
     session: SessionHandle,
     inputNames: readonly string[],
@@ -42,8 +46,12 @@ export interface Addon {
     outputNames: readonly string[],
     outputs: readonly TensorHandle[],
     runConfigs: readonly string[],
+    before: readonly TensorHandle[],
+    after: readonly TensorHandle[],
   ): BindingHandle;
   runBound(binding: BindingHandle): void;
+  timeRuns(binding: BindingHandle, count: number): number[];
+  measure(library: string, name: string, sizes: readonly number[]): number;
   openLane(): LaneHandle;
   runOn(lane: LaneHandle, binding: BindingHandle, keep: unknown): Promise<void>;
   releaseSession(session: SessionHandle): void;

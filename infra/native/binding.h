@@ -10,12 +10,11 @@
 
 namespace rally {
 
-/** A tensor that lives across runs, in memory that ONNX Runtime allocated or over memory that JavaScript keeps. */
+/** A tensor that lives across runs, in memory of its own or over memory that JavaScript keeps. */
 class Tensor {
  public:
-  /** In the session's memory of that name: Cpu, Cuda, CudaPinned. Holds anything at first. */
-  Tensor(std::shared_ptr<Session> session, const std::string& memory_name, ONNXTensorElementDataType type,
-         const std::vector<int64_t>& dims);
+  /** Where the session computes, or, for `on_host`, in host memory that is copied from and to there fastest. Holds anything at first. */
+  Tensor(std::shared_ptr<Session> session, bool on_host, ONNXTensorElementDataType type, const std::vector<int64_t>& dims);
   Tensor(void* data, size_t bytes, ONNXTensorElementDataType type, const std::vector<int64_t>& dims)
       : value(tensor_over(data, bytes, type, dims.data(), dims.size())), num_bytes(bytes), on_host(true) {}
 
@@ -24,10 +23,19 @@ class Tensor {
   size_t bytes() const { return num_bytes; }
   void* data() const;
 
+  /** Copies to or from the tensor's bytes from `offset` on, in its session's order; done when it returns. */
+  void write(const void* from, size_t bytes, size_t offset);
+  void read(void* to, size_t bytes, size_t offset) const;
+  /** Repeats `pattern` through the tensor. */
+  void fill(const void* pattern, size_t bytes);
+
  private:
-  // In this order: the value goes before the allocator that made it, and that before its session.
+  char* at(size_t offset, size_t bytes) const;
+
+  // In this order: the value goes before the allocator or the memory that it lies in, and that before its session.
   std::shared_ptr<Session> session;
   Owned<OrtAllocator> allocator;
+  std::unique_ptr<CudaMemory> memory;
   Owned<OrtValue> value;
   size_t num_bytes;
   bool on_host;
@@ -41,14 +49,29 @@ class Binding {
 
   void bind_input(const std::string& name, std::shared_ptr<Tensor> tensor);
   void bind_output(const std::string& name, std::shared_ptr<Tensor> tensor);
+  /** Each run copies `from` to `to`, of the same size, before it begins or after it ends. */
+  void copy_before(std::shared_ptr<Tensor> from, std::shared_ptr<Tensor> to);
+  void copy_after(std::shared_ptr<Tensor> from, std::shared_ptr<Tensor> to);
   /** On whichever thread; only one at a time. */
   void run();
+  /** One run after the other; the nanoseconds that each took where it computes. */
+  std::vector<double> time_runs(size_t count);
 
  private:
+  struct Copy {
+    std::shared_ptr<Tensor> from, to;
+  };
+  class Running;
+  static Copy copy_between(std::shared_ptr<Tensor> from, std::shared_ptr<Tensor> to);
+
+  /** On a device this returns before it is done. */
+  void enqueue();
+
   std::shared_ptr<Session> session;
   std::vector<std::shared_ptr<Tensor>> tensors;
   /** ONNX Runtime copies a host tensor to the device when it is bound, so each run binds these anew. */
   std::vector<std::pair<std::string, std::shared_ptr<Tensor>>> host_inputs;
+  std::vector<Copy> before, after;
   Owned<OrtIoBinding> binding;
   Owned<OrtRunOptions> options;
   std::atomic<bool> running{false};

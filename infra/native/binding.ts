@@ -7,10 +7,14 @@ import { NativeTensor } from "./native-tensor.ts";
 
 type Bindable = NativeTensor | SessionTensor;
 
+type Copies = readonly (readonly [from: NativeTensor, to: NativeTensor])[];
+
 interface Bound {
   readonly inputs: Readonly<Record<string, Bindable>>;
   readonly outputs: Readonly<Record<string, Bindable>>;
   readonly runConfigs: Readonly<Record<string, string>>;
+  readonly before: Copies;
+  readonly after: Copies;
 }
 
 /** A session's run with its tensors in place. Tensors over JavaScript's memory are read anew, and written, at each run. */
@@ -36,6 +40,7 @@ export class Binding {
       wrapped.push(handle);
       return handle;
     };
+    const copies = (pairs: Copies) => pairs.flatMap(([from, to]) => [from.handle, to.handle]);
     const [inputs, outputs] = [bound.inputs, bound.outputs].map((side) => Object.values(side).map(handleOf));
     const handle = addon.bind(
       session,
@@ -44,6 +49,8 @@ export class Binding {
       Object.keys(bound.outputs),
       outputs ?? [],
       Object.entries(bound.runConfigs).flat(),
+      copies(bound.before),
+      copies(bound.after),
     );
     // The binding has them now.
     for (const tensor of wrapped) addon.releaseTensor(tensor);
@@ -55,6 +62,19 @@ export class Binding {
     const { handle } = this;
     try {
       this.#addon.runBound(handle);
+    } catch (thrown) {
+      throw nativeError(thrown, this.#graphFile);
+    }
+  }
+
+  /**
+   * Runs `count` times, one after the other, and tells how many nanoseconds each took where it computes: by CUDA's events on a device,
+   * by the clock on the CPU. Blocks its thread.
+   */
+  timeRuns(count: number): Float64Array {
+    const { handle } = this;
+    try {
+      return Float64Array.from(this.#addon.timeRuns(handle, count));
     } catch (thrown) {
       throw nativeError(thrown, this.#graphFile);
     }

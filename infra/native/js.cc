@@ -16,27 +16,29 @@ int32_t Arguments::integer(size_t i) const {
   return value;
 }
 
-std::vector<std::string> Arguments::texts(size_t i) const {
+size_t Arguments::size(size_t i) const {
+  int64_t value = 0;
+  if (napi_get_value_int64(env, values[i], &value) != napi_ok || value < 0) throw Failure("run", "not a size");
+  return static_cast<size_t>(value);
+}
+
+std::vector<napi_value> Arguments::elements(size_t i) const {
   uint32_t length = 0;
   if (napi_get_array_length(env, values[i], &length) != napi_ok) throw Failure("run", "not an array");
+  std::vector<napi_value> result(length);
+  for (uint32_t at = 0; at < length; at++) napi_get_element(env, values[i], at, &result[at]);
+  return result;
+}
+
+std::vector<std::string> Arguments::texts(size_t i) const {
   std::vector<std::string> result;
-  for (uint32_t at = 0; at < length; at++) {
-    napi_value element = nullptr;
-    napi_get_element(env, values[i], at, &element);
-    result.push_back(to_text(element));
-  }
+  for (napi_value element : elements(i)) result.push_back(to_text(element));
   return result;
 }
 
 std::vector<int64_t> Arguments::integers(size_t i) const {
-  uint32_t length = 0;
-  if (napi_get_array_length(env, values[i], &length) != napi_ok) throw Failure("run", "not an array");
-  std::vector<int64_t> result(length);
-  for (uint32_t at = 0; at < length; at++) {
-    napi_value element = nullptr;
-    napi_get_element(env, values[i], at, &element);
-    napi_get_value_int64(env, element, &result[at]);
-  }
+  std::vector<int64_t> result;
+  for (napi_value element : elements(i)) napi_get_value_int64(env, element, &result.emplace_back());
   return result;
 }
 

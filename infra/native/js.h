@@ -25,6 +25,8 @@ class Arguments {
   napi_value operator[](size_t i) const { return values[i]; }
   std::string text(size_t i) const { return to_text(values[i]); }
   int32_t integer(size_t i) const;
+  /** A number of bytes, which may be beyond 32 bits. */
+  size_t size(size_t i) const;
   std::vector<std::string> texts(size_t i) const;
   std::vector<int64_t> integers(size_t i) const;
 
@@ -34,6 +36,19 @@ class Arguments {
     const auto& held = *slot<T>(i);
     if (held == nullptr) throw Failure("run", "used after release");
     return held;
+  }
+
+  /** An array of handles. */
+  template <typename T>
+  std::vector<std::shared_ptr<T>> objects(size_t i) const {
+    std::vector<std::shared_ptr<T>> result;
+    for (napi_value element : elements(i)) {
+      void* data = nullptr;
+      if (napi_get_value_external(env, element, &data) != napi_ok) throw Failure("run", "not a handle");
+      result.push_back(*static_cast<std::shared_ptr<T>*>(data));
+      if (result.back() == nullptr) throw Failure("run", "used after release");
+    }
+    return result;
   }
 
   template <typename T>
@@ -48,6 +63,7 @@ class Arguments {
 
  private:
   std::string to_text(napi_value value) const;
+  std::vector<napi_value> elements(size_t i) const;
   napi_value values[kMostArguments] = {};
 };
 

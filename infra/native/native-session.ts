@@ -10,12 +10,24 @@ export interface NativeOptions extends SessionOptions {
   /** As ONNX Runtime names them, e.g. `device_id` and `gpu_mem_limit` of cuda. */
   readonly providerOptions?: Readonly<Record<string, string>>;
   /**
-   * Captures the first runs as a CUDA graph and replays it from then on. Everything must be bound to memory of the device, and the
-   * shapes stay as they are.
+   * Captures a CUDA graph and replays it from then on, one for each `gpu_graph_id` of a binding's run configs ("-1": none), on the
+   * thread that captured it. Everything must be bound to memory of the device, and bindings of one id to the same; shapes stay as they
+   * are. The first run of an id runs its operators more than once, so what they change in place is not yet what it should be.
    */
   readonly cudaGraph?: boolean;
   /** Shared libraries with operators of our own; each exports `RegisterCustomOps`. */
   readonly customOpLibraries?: readonly string[];
+}
+
+/** From one tensor to another of as many bytes; host memory from `allocate(…, "host")` is copied without waiting. */
+export type Copy = readonly [from: NativeTensor, to: NativeTensor];
+
+export interface BindOptions {
+  /** As ONNX Runtime names them, e.g. `gpu_graph_id`. */
+  readonly runConfigs?: Readonly<Record<string, string>>;
+  /** What each run copies before it begins and after it ends, in the session's own order: small inputs and results of a CUDA graph. */
+  readonly before?: readonly Copy[];
+  readonly after?: readonly Copy[];
 }
 
 /** ONNX Runtime by our own addon. `run` is as every session's; `bind` keeps tensors where the session computes. */
@@ -77,9 +89,18 @@ export class NativeSession implements Session {
    */
   allocate(type: ElementType, dims: readonly number[], place: "device" | "host" = "device"): NativeTensor {
     const isOnHost = place === "host" || this.provider === "cpu";
-    const memoryName = MEMORY_NAMES[this.provider][place];
     try {
-      return NativeTensor.allocate(this.#addon, this.#open(), { memoryName, type, dims, isOnHost });
+      return NativeTensor.allocate(this.#addon, this.#open(), { type, dims, isOnHost, graphFile: this.#graphFile });
+    } catch (thrown) {
+      throw nativeError(thrown, this.#graphFile);
+    }
+  }
+
+  /** The bytes of its device. RallyError `session-failed` on the CPU. */
+  deviceMemory(): { readonly free: number; readonly total: number } {
+    try {
+      const [free, total] = this.#addon.deviceMemory(this.#open());
+      return { free, total };
     } catch (thrown) {
       throw nativeError(thrown, this.#graphFile);
     }
@@ -89,14 +110,14 @@ export class NativeSession implements Session {
   bind(
     inputs: Readonly<Record<string, NativeTensor | SessionTensor>>,
     outputs: Readonly<Record<string, NativeTensor | SessionTensor>>,
-    runConfigs: Readonly<Record<string, string>> = {},
+    { runConfigs = {}, before = [], after = [] }: BindOptions = {},
   ): Binding {
     const handle = this.#open();
     // ONNX Runtime would run without: its kernels may read where nothing is.
     const missing = [...this.#inputs.keys()].filter((name) => !(name in inputs));
     if (missing.length > 0) throw this.#refuse(`nothing is bound to ${missing.join(", ")}`);
     try {
-      return Binding.bind(this.#addon, handle, this.#graphFile, { inputs, outputs, runConfigs });
+      return Binding.bind(this.#addon, handle, this.#graphFile, { inputs, outputs, runConfigs, before, after });
     } catch (thrown) {
       throw nativeError(thrown, this.#graphFile);
     }
@@ -138,6 +159,19 @@ export class NativeSession implements Session {
   }
 }
 
+/**
+ * What function `name` of a library of operators answers, e.g. how many bytes of workspace an operator takes for sizes. RallyError
+ * `provider-unavailable` if the library does not load or has no such function.
+ */
+export function measureLibrary(library: string, name: string, sizes: readonly number[]): number {
+  try {
+    return loadAddon().measure(library, name, sizes);
+  } catch (thrown) {
+    const text = thrown instanceof Error ? thrown.message : String(thrown);
+    throw new RallyError("provider-unavailable", text, { file: library }, { cause: thrown });
+  }
+}
+
 /** As a Session is opened anywhere. */
 export function openNativeSession(graphFile: string, options: SessionOptions): Session {
   return NativeSession.open(graphFile, options);
@@ -153,8 +187,3 @@ const MOST_DIMS = 8;
 
 /** Every session has a pool of its own. One that spins long after its run keeps a core from the next session's. */
 const SESSION_CONFIGS = ["session.intra_op.spin_duration_us", "20"];
-
-const MEMORY_NAMES = {
-  cpu: { device: "Cpu", host: "Cpu" },
-  cuda: { device: "Cuda", host: "CudaPinned" },
-} as const;

@@ -4,7 +4,22 @@ namespace rally {
 
 namespace {
 
-void add_cuda(OrtSessionOptions* options, const std::vector<std::string>& pairs) {
+/** Negative: no device. */
+int device_of(const SessionSettings& settings) {
+  if (settings.provider == "cpu") return -1;
+  if (settings.provider != "cuda") throw Failure("provider", "unknown provider " + settings.provider);
+  for (size_t i = 0; i + 1 < settings.provider_options.size(); i += 2) {
+    if (settings.provider_options[i] != "device_id") continue;
+    const std::string& text = settings.provider_options[i + 1];
+    if (text.empty() || text.size() > 4 || text.find_first_not_of("0123456789") != std::string::npos) {
+      throw Failure("provider", "device_id is \"" + text + "\"");
+    }
+    return std::stoi(text);
+  }
+  return 0;
+}
+
+void add_cuda(OrtSessionOptions* options, const std::vector<std::string>& pairs, const Stream& stream) {
   OrtCUDAProviderOptionsV2* raw = nullptr;
   check(ort().CreateCUDAProviderOptions(&raw), "provider");
   Owned<OrtCUDAProviderOptionsV2> cuda(raw);
@@ -14,10 +29,11 @@ void add_cuda(OrtSessionOptions* options, const std::vector<std::string>& pairs)
     values.push_back(pairs[i + 1].c_str());
   }
   check(ort().UpdateCUDAProviderOptions(cuda.get(), keys.data(), values.data(), keys.size()), "provider");
+  check(ort().UpdateCUDAProviderOptionsWithValue(cuda.get(), "user_compute_stream", stream.get()), "provider");
   check(ort().SessionOptionsAppendExecutionProvider_CUDA_V2(options, cuda.get()), "provider");
 }
 
-Owned<OrtSessionOptions> options_of(const SessionSettings& settings) {
+Owned<OrtSessionOptions> options_of(const SessionSettings& settings, const Stream& stream) {
   OrtSessionOptions* raw = nullptr;
   check(ort().CreateSessionOptions(&raw), "graph");
   Owned<OrtSessionOptions> options(raw);
@@ -31,10 +47,8 @@ Owned<OrtSessionOptions> options_of(const SessionSettings& settings) {
   for (const auto& library : settings.custom_op_libraries) {
     check(ort().RegisterCustomOpsLibrary_V2(raw, library.c_str()), "library");
   }
-  if (settings.provider == "cuda") {
-    add_cuda(raw, settings.provider_options);
-  } else if (settings.provider != "cpu") {
-    throw Failure("provider", "unknown provider " + settings.provider);
+  if (stream.is_on_device()) {
+    add_cuda(raw, settings.provider_options, stream);
   } else if (!settings.provider_options.empty()) {
     throw Failure("graph", "provider cpu has no options");
   }
@@ -58,9 +72,9 @@ std::vector<std::string> names(const OrtSession* session, size_t count, GetName 
 
 }  // namespace
 
-Session::Session(const SessionSettings& settings) : on_device(settings.provider != "cpu") {
+Session::Session(const SessionSettings& settings) : own_stream(device_of(settings)) {
   OrtSession* raw = nullptr;
-  check(ort().CreateSession(ort_env(), settings.graph_file.c_str(), options_of(settings).get(), &raw), "graph");
+  check(ort().CreateSession(ort_env(), settings.graph_file.c_str(), options_of(settings, own_stream).get(), &raw), "graph");
   session.reset(raw);
   size_t num_inputs = 0, num_outputs = 0;
   check(ort().SessionGetInputCount(raw, &num_inputs), "graph");

@@ -1,9 +1,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
+#include "cuda.h"
 #include "ort.h"
 
 namespace rally {
@@ -27,12 +29,15 @@ class Session {
   const std::vector<std::string>& inputs() const { return input_names; }
   const std::vector<std::string>& outputs() const { return output_names; }
   /** Whether tensors in host memory are copied for each run. */
-  bool is_on_device() const { return on_device; }
+  bool is_on_device() const { return own_stream.is_on_device(); }
+  /** What its runs, and copies between its tensors, are enqueued on. */
+  const Stream& stream() const { return own_stream; }
 
  private:
+  // In this order: the stream goes after the session that works on it.
+  Stream own_stream;
   Owned<OrtSession> session;
   std::vector<std::string> input_names, output_names;
-  bool on_device;
 };
 
 size_t element_bytes(ONNXTensorElementDataType type);
