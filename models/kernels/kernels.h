@@ -70,6 +70,8 @@ struct KvPool {
   int headDim;
 };
 size_t kvPageBytes(KvType type, int headDim);
+/// Size of ropeAppend's `rotated`.
+size_t rotatedBytes(KvType type, int numTokens, int numHeads, int headDim);
 
 /// Which pages a sequence has: token p lies in page pageTable[sequence * maxPages + p / 64].
 struct Sequences {

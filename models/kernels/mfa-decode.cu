@@ -1,0 +1,220 @@
+// MFA's decode attention: one persistent block per multiprocessor streams its share of all pages (mfa-plan.h) through a ring in shared
+// memory; two warpgroups, each with half of the output dimensions, follow (mfa-tile.h).
+#include "copy.h"
+#include "kernels.h"
+#include "mfa-combine.h"
+#include "mfa-launch.h"
+#include "mfa-output.h"
+#include "mfa-page.h"
+#include "mfa-plan.h"
+#include "mfa-tile.h"
+
+namespace rally {
+namespace mfa {
+
+constexpr int kThreads = kMaxSequences;
+constexpr int kConsumerWarps = 8;
+
+/// The ring's units: keys (with their scales) and values of the pages, alternately.
+template <KvType type>
+struct alignas(1024) Shared {
+  static constexpr int kNumUnits = Layout<type>::kIsFp8 ? 12 : 6;
+  static constexpr int kUnitBytes = (Layout<type>::kValueStart + 1023) / 1024 * 1024;
+  uint8_t units[kNumUnits][kUnitBytes];
+  uint8_t query[Layout<type>::kQueryBytes];
+  Barrier full[kNumUnits];
+  Barrier empty[kNumUnits];
+  Barrier queryFull;
+  Barrier queryEmpty;
+  PlanStorage plan;
+};
+
+/// A place in the ring; the phase's parity flips with each turn.
+template <int numUnits>
+struct Cursor {
+  int unit = 0;
+  uint32_t parity = 0;
+  __device__ void advance() {
+    if (++unit == numUnits) {
+      unit = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+template <KvType type>
+__device__ void producePages(Shared<type>& shared, const Plan& plan, const uint8_t* pages, Sequences sequences) {
+  Cursor<Shared<type>::kNumUnits> cursor;
+  const int lane = threadIdx.x % 32;
+  forEachItem(plan, shared.plan, sequences.numSequences, [&](Item item) {
+    const int32_t* table = sequences.pageTable + static_cast<size_t>(item.sequence) * sequences.maxPages;
+    int nextIds = item.from + lane < item.to ? table[item.from + lane] : 0;
+    for (int first = item.from; first < item.to; first += 32) {
+      const int ids = nextIds;
+      nextIds = first + 32 + lane < item.to ? table[first + 32 + lane] : 0;
+      for (int i = 0; i < min(32, item.to - first); ++i) {
+        const uint8_t* page = pages + static_cast<size_t>(__shfl_sync(~0u, ids, i)) * Layout<type>::kPageBytes;
+        for (int part = 0; part < 2; ++part) {
+          if (lane == 0) {
+            wait(&shared.empty[cursor.unit], cursor.parity ^ 1);
+            const int numBytes = part == 0 ? Layout<type>::kValueStart : Layout<type>::kValueBytes;
+            arriveExpecting(&shared.full[cursor.unit], numBytes);
+            copyOnce(shared.units[cursor.unit], page + part * Layout<type>::kValueStart, numBytes,
+                     &shared.full[cursor.unit]);
+          }
+          cursor.advance();
+        }
+      }
+    }
+  });
+}
+
+template <KvType type>
+__device__ void produceQueries(Shared<type>& shared, const Plan& plan, const uint8_t* rotated, int numSequences) {
+  uint32_t parity = 1;
+  forEachItem(plan, shared.plan, numSequences, [&](Item item) {
+    if (item.from == item.to) return;
+    wait(&shared.queryEmpty, parity);
+    parity ^= 1;
+    arriveExpecting(&shared.queryFull, Layout<type>::kQueryBytes);
+    copyOnce(shared.query, rotated + static_cast<size_t>(item.sequence) * Layout<type>::kQueryBytes,
+             Layout<type>::kQueryBytes, &shared.queryFull);
+  });
+}
+
+template <KvType type>
+__device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequences, Activations out, Part* parts) {
+  const int warpgroup = threadIdx.x / 128;
+  const bool isSpeaker = threadIdx.x % 32 == 0;
+  Cursor<Shared<type>::kNumUnits> cursor;
+  uint32_t queryParity = 0;
+  forEachItem(plan, shared.plan, sequences.numSequences, [&](Item item) {
+    State state = {{-INFINITY, -INFINITY}, {0, 0}, {}};
+    const int length = sequences.lengths[item.sequence];
+    float queryScales[2] = {1, 1};
+    if (item.from < item.to) {
+      wait(&shared.queryFull, queryParity);
+      queryParity ^= 1;
+      if constexpr (type == KvType::kE4m3) {
+        const float* scales = reinterpret_cast<const float*>(shared.query + kHeads * kHeadDim);
+        const int head = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+        queryScales[0] = scales[head];
+        queryScales[1] = scales[head + 8];
+      }
+    }
+    for (int page = item.from; page < item.to; ++page) {
+      float scores[32];
+      float shrink[2];
+      uint32_t packed[Layout<type>::kIsFp8 ? 2 : 4][4];
+      const uint8_t* keys = shared.units[cursor.unit];
+      wait(&shared.full[cursor.unit], cursor.parity);
+      scorePage<type>(scores, shared.query, keys);
+      if (page == item.to - 1 && isSpeaker) arrive(&shared.queryEmpty);
+      softmaxPage<type>(scores, state, shrink, queryScales,
+                        reinterpret_cast<const float*>(keys + Layout<type>::kKeyBytes), length - page * kPageTokens);
+      __syncwarp();
+      if (isSpeaker) arrive(&shared.empty[cursor.unit]);
+      cursor.advance();
+      packProbabilities<type>(scores, packed);
+      wait(&shared.full[cursor.unit], cursor.parity);
+      addValues<type>(state, packed, shrink, shared.units[cursor.unit] + warpgroup * (Layout<type>::kValueBytes / 2));
+      if (isSpeaker) arrive(&shared.empty[cursor.unit]);
+      cursor.advance();
+    }
+    state.sum[0] = sumOfQuad(state.sum[0]);
+    state.sum[1] = sumOfQuad(state.sum[1]);
+    if (type != KvType::kE4m3) {
+      state.maximum[0] *= kLogitScale;
+      state.maximum[1] *= kLogitScale;
+    }
+    if (item.isWhole()) {
+      storeQuantised(state, warpgroup, item.sequence, sequences.numSequences, out);
+    } else {
+      storePart(state, warpgroup, parts[partIndex(blockIdx.x, item.from == 0)]);
+    }
+  });
+}
+
+template <KvType type>
+__global__ void __launch_bounds__(kThreads, 1)
+    decodeKernel(const uint8_t* rotated, const uint8_t* pages, Sequences sequences, Activations out, Place* places, Part* parts) {
+  extern __shared__ __align__(1024) uint8_t memory[];
+  Shared<type>& shared = *reinterpret_cast<Shared<type>*>(memory);
+  allowNextKernel();
+  if (threadIdx.x == 0) {
+    for (int unit = 0; unit < Shared<type>::kNumUnits; ++unit) {
+      initialise(&shared.full[unit], 1);
+      initialise(&shared.empty[unit], kConsumerWarps);
+    }
+    initialise(&shared.queryFull, 1);
+    initialise(&shared.queryEmpty, kConsumerWarps);
+    fenceBarriers();
+  }
+  awaitPreviousKernel();
+  const Plan plan = makePlan(shared.plan, sequences);  // its barriers cover the initialisation
+  if (threadIdx.x == 0) places[blockIdx.x] = plan.begin;
+
+  if (threadIdx.x >= 32 * kConsumerWarps) {
+    shrinkRegisters<40>();
+    if (threadIdx.x < 32 * kConsumerWarps + 32) {
+      producePages<type>(shared, plan, pages, sequences);
+    } else if (threadIdx.x == 32 * kConsumerWarps + 32) {
+      produceQueries<type>(shared, plan, rotated, sequences.numSequences);
+    }
+  } else {
+    growRegisters<232>();
+    consume<type>(shared, plan, sequences, out, parts);
+  }
+}
+
+static int numMultiprocessors() {
+  int device = 0;
+  int count = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  if (cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess) return 0;
+  return count;
+}
+
+/// Places of the blocks first, then their parts.
+static size_t partsStart(int numBlocks) { return (numBlocks * sizeof(Place) + 255) / 256 * 256; }
+
+template <KvType type>
+static cudaError_t decode(const void* rotated, const void* pages, Sequences sequences, Activations out, void* workspace,
+                          cudaStream_t stream) {
+  const int numBlocks = numMultiprocessors();
+  Place* places = static_cast<Place*>(workspace);
+  Part* parts = reinterpret_cast<Part*>(static_cast<uint8_t*>(workspace) + partsStart(numBlocks));
+  cudaError_t error =
+      cudaFuncSetAttribute(decodeKernel<type>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<type>));
+  if (error != cudaSuccess) return error;
+  error = launchEarly(decodeKernel<type>, dim3(numBlocks), kThreads, sizeof(Shared<type>), stream, static_cast<const uint8_t*>(rotated),
+                      static_cast<const uint8_t*>(pages), sequences, out, places, parts);
+  if (error != cudaSuccess) return error;
+  return launchEarly(combineKernel, dim3(sequences.numSequences, kConsumerWarps), kCombineThreads, 0, stream, places, parts,
+                     numBlocks, sequences.numSequences, out);
+}
+
+}  // namespace mfa
+
+cudaError_t mfaDecode(const void* rotated, KvPool pool, Sequences sequences, Activations out, int numHeads, void* workspace,
+                      cudaStream_t stream) {
+  if (numHeads != mfa::kHeads || pool.headDim != mfa::kHeadDim || sequences.numSequences < 1 ||
+      sequences.numSequences > mfa::kMaxSequences) {
+    return cudaErrorInvalidValue;
+  }
+  switch (pool.type) {
+    case KvType::kE4m3:
+      return mfa::decode<KvType::kE4m3>(rotated, pool.pages, sequences, out, workspace, stream);
+    case KvType::kBf16:
+      return mfa::decode<KvType::kBf16>(rotated, pool.pages, sequences, out, workspace, stream);
+    default:
+      return cudaErrorInvalidValue;
+  }
+}
+
+size_t mfaWorkspaceBytes(int, int, int, int) {
+  const int numBlocks = mfa::numMultiprocessors();
+  return mfa::partsStart(numBlocks) + 2 * numBlocks * sizeof(mfa::Part);
+}
+
+}  // namespace rally

@@ -1,0 +1,14 @@
+#!/bin/sh
+# Builds the checks and timings of MFA's kernels into the folder given (default: dist/kernels). Needs nvcc 13.
+set -eu
+here=$(cd "$(dirname "$0")" && pwd)
+kernels=$here/../../models/kernels
+out=${1:-$here/../../dist/kernels}
+mkdir -p "$out"
+build() {
+  target=$1
+  shift
+  nvcc -O3 -std=c++20 -gencode=arch=compute_90a,code=sm_90a -cudart static -o "$out/$target" "$@"
+}
+build mfa-decode "$here/mfa-decode.cu" "$kernels/mfa-decode.cu" "$kernels/mfa-append.cu"
+build mfa-bench "$here/mfa-bench.cu" "$kernels/mfa-decode.cu" "$kernels/mfa-append.cu"
