@@ -1,0 +1,81 @@
+// What the expert feed-forward kernel gets, and how its workspace is laid out.
+#pragma once
+
+#include "expert-plan.h"
+
+namespace rally::expert {
+
+struct Shape {
+  int numTokens;
+  int topK;
+  int numLocal;
+  int sharedLocal;  // -1: none
+  int hidden;
+  int inter;
+  __host__ __device__ int numPairs() const { return numTokens * (topK + 1); }
+  __host__ __device__ int maxTiles() const { return numLocal + numPairs() / kTileTokens; }
+  __host__ __device__ int hiddenGroups() const { return hidden / kGroup; }
+  __host__ __device__ int interGroups() const { return inter / kGroup; }
+  __host__ __device__ int hiddenPairs() const { return (hidden + kItemRows - 1) / kItemRows; }
+};
+
+/// Activations gathered per token tile, as bulk copies want them; unused rows are never written nor looked at.
+struct PackedActivations {
+  E4m3* data;     // [maxTiles, K / 128, 128, 128], swizzled as Weights::tiles
+  float* scales;  // [maxTiles, K / 128, 128]
+};
+
+/// Progress of one call; zero at its start.
+struct Progress {
+  int* packed;     // [maxTiles] rows of the tile that lie in `input`
+  int* activated;  // [maxTiles, inter / 128] 1: that group of `middle` is there
+  int* handedOver;  // [2, kMaxBlocks] 1: the block's sums of that phase are there
+  int* down;       // [hidden / 256] token tiles whose rows of `rows` are there
+};
+
+struct Workspace {
+  Progress progress;
+  size_t progressBytes;
+  PackedActivations input;   // K = hidden
+  PackedActivations middle;  // K = inter
+  float* rows;               // [numPairs, hidden] not yet weighted
+  float* sums;               // [2, kMaxBlocks, 256 x 128]
+  size_t bytes;
+};
+
+inline Workspace workspaceAt(void* base, const Shape& shape) {
+  char* next = static_cast<char*>(base);
+  const auto take = [&next](size_t bytes) {
+    char* at = next;
+    next += (bytes + 1023) / 1024 * 1024;
+    return at;
+  };
+  const size_t tiles = shape.maxTiles();
+  Workspace w;
+  w.progress.packed = reinterpret_cast<int*>(take(tiles * 4));
+  w.progress.activated = reinterpret_cast<int*>(take(tiles * shape.interGroups() * 4));
+  w.progress.handedOver = reinterpret_cast<int*>(take(2 * kMaxBlocks * 4));
+  w.progress.down = reinterpret_cast<int*>(take(shape.hiddenPairs() * 4));
+  w.progressBytes = next - static_cast<char*>(base);
+  w.input.data = reinterpret_cast<E4m3*>(take(tiles * shape.hiddenGroups() * kTileBytes));
+  w.input.scales = reinterpret_cast<float*>(take(tiles * shape.hiddenGroups() * kTileTokens * 4));
+  w.middle.data = reinterpret_cast<E4m3*>(take(tiles * shape.interGroups() * kTileBytes));
+  w.middle.scales = reinterpret_cast<float*>(take(tiles * shape.interGroups() * kTileTokens * 4));
+  w.rows = reinterpret_cast<float*>(take(size_t(shape.numPairs()) * shape.hidden * 4));
+  w.sums = reinterpret_cast<float*>(take(size_t{2} * kMaxBlocks * kItemRows * kTileTokens * 4));
+  w.bytes = next - static_cast<char*>(base);
+  return w;
+}
+
+struct Args {
+  Shape shape;
+  Activations x;
+  const int32_t* expertIds;    // [numTokens, topK]
+  const float* expertWeights;  // [numTokens, topK]
+  const int32_t* localOf;
+  ExpertWeights weights;
+  Bf16* y;
+  Workspace workspace;
+};
+
+}  // namespace rally::expert

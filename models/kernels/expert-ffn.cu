@@ -1,0 +1,176 @@
+// expertFfn as one persistent cooperative launch: every block plans the same routing for itself, gathers its share of the tokens,
+// works off its range of gate/up, then of down, and sums its share of the tokens' rows. Weights stream through a ring of their own
+// that runs ahead over all waits of the activations, so that the device memory never idles between the phases.
+#include "expert-route.h"
+#include "expert-tile.h"
+
+namespace rally {
+namespace expert {
+namespace {
+
+constexpr int kThreads = 384;  // two warpgroups of consumers, one with the two producing warps
+static_assert(sizeof(Shared) + 1024 <= 232448);
+
+struct Phase {
+  const Weights& weights;
+  int rowTiles;
+  Range range;
+};
+
+__device__ Phase phaseOf(const Args& args, const Plan& plan, int phase) {
+  const Shape& shape = args.shape;
+  const int numTiles = plan.tileBase[shape.numLocal], blocks = gridDim.x;
+  if (phase == 0)
+    return {args.weights.gateUp, 2 * shape.interGroups(),
+            rangeOf(blockIdx.x, blocks, numTiles, shape.interGroups(), shape.hiddenGroups())};
+  return {args.weights.down, shape.hiddenGroups(),
+          rangeOf(blockIdx.x, blocks, numTiles, shape.hiddenPairs(), shape.interGroups())};
+}
+
+/// One thread.
+__device__ void produceWeights(const Args& args, Shared& shared) {
+  Turn<kWeightStages> turn;
+  for (int p = 0; p < 2; ++p) {
+    const Phase phase = phaseOf(args, shared.plan, p);
+    const int kSteps = phase.range.kSteps;
+    for (int s = 0; s < phase.range.numSegments; ++s) {
+      const Segment segment = segmentOf(shared.plan, phase.range, s);
+      const size_t rowTile = size_t(segment.expert) * phase.rowTiles + 2 * segment.rowPair;
+      const int numTiles = min(2, phase.rowTiles - 2 * segment.rowPair);
+      const E4m3* tiles = phase.weights.tiles + rowTile * kSteps * kTileBytes;
+      for (int k = segment.kBegin; k < segment.kEnd; ++k) {
+        Barrier* full = &shared.fullWeights[turn.stage];
+        wait(&shared.emptyWeights[turn.stage], turn.parity ^ 1);
+        arriveExpecting(full, numTiles * kTileBytes);
+        for (int t = 0; t < numTiles; ++t) {
+          const E4m3* source = tiles + size_t(t * kSteps + k) * kTileBytes;
+          uint8_t* target = shared.weights[turn.stage] + t * kTileBytes;
+          if (segment.shared)
+            copy(target, source, kTileBytes, full);
+          else
+            copyOnce(target, source, kTileBytes, full);
+        }
+        turn.next();
+      }
+    }
+  }
+}
+
+/// One warp.
+__device__ void produceActivations(const Args& args, Shared& shared) {
+  const int lane = threadIdx.x % 32;
+  const Progress& progress = args.workspace.progress;
+  Turn<kActivationStages> turn;
+  for (int p = 0; p < 2; ++p) {
+    const Phase phase = phaseOf(args, shared.plan, p);
+    const int kSteps = phase.range.kSteps;
+    const PackedActivations& source = p == 0 ? args.workspace.input : args.workspace.middle;
+    for (int s = 0; s < phase.range.numSegments; ++s) {
+      const Segment segment = segmentOf(shared.plan, phase.range, s);
+      const int columns = columnsFor(segment.numRows);
+      if (p == 0) waitAtLeast(progress.packed + segment.tile, segment.numRows);
+      int ready = p == 0 ? kSteps : segment.kBegin;  // steps before it are there
+      for (int k = segment.kBegin; k < segment.kEnd; ++k) {
+        while (ready <= k) {
+          const int step = k + lane;
+          const bool there = step >= kSteps || loadAcquire(progress.activated + size_t(segment.tile) * kSteps + step) > 0;
+          const unsigned missing = ~__ballot_sync(~0u, there);
+          ready = k + (missing == 0 ? 32 : __ffs(missing) - 1);
+        }
+        if (lane == 0) {
+          Barrier* full = &shared.fullActivations[turn.stage];
+          const size_t tile = size_t(segment.tile) * kSteps + k;
+          wait(&shared.emptyActivations[turn.stage], turn.parity ^ 1);
+          fenceGlobalForAsync();
+          arriveExpecting(full, columns * (kGroup + 4));
+          copy(shared.activations[turn.stage], source.data + tile * kTileBytes, columns * kGroup, full);
+          copy(shared.scales[turn.stage], source.scales + tile * kTileTokens, columns * 4, full);
+        }
+        __syncwarp();
+        turn.next();
+      }
+    }
+  }
+}
+
+__device__ void consume(const Args& args, Shared& shared) {
+  const int thread = threadIdx.x, warp = thread / 32;
+  const int numWarps = gridDim.x * (kConsumers / 32), warpId = warp * gridDim.x + blockIdx.x;
+  gather(args, shared.plan, warpId, numWarps);
+  Consumer consumer{args, shared, thread, warp / 4, warp % 4, thread % 32, {}, {}};
+  for (int p = 0; p < 2; ++p) {
+    const Range range = phaseOf(args, shared.plan, p).range;
+    for (int s = 0; s < range.numSegments; ++s) consumer.run(segmentOf(shared.plan, range, s), p);
+  }
+  combine(args, shared.plan, warpId, numWarps);
+}
+
+__global__ void __launch_bounds__(kThreads, 1) ffnKernel(const __grid_constant__ Args args) {
+  extern __shared__ uint8_t raw[];
+  Shared& shared = *reinterpret_cast<Shared*>(raw + (1024 - sharedAddress(raw) % 1024) % 1024);
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < kWeightStages; ++i) {
+      initialise(&shared.fullWeights[i], 1);
+      initialise(&shared.emptyWeights[i], kConsumers / 32);
+    }
+    for (int i = 0; i < kActivationStages; ++i) {
+      initialise(&shared.fullActivations[i], 1);
+      initialise(&shared.emptyActivations[i], kConsumers / 32);
+    }
+    fenceBarriers();
+  }
+  if (threadIdx.x < kTileTokens) shared.largest[threadIdx.x] = 0;
+  makePlan<kThreads / 32>(args, shared.plan, shared.counts);
+  if (threadIdx.x < kConsumers) {
+    growRegisters<232>();
+    consume(args, shared);
+  } else {
+    shrinkRegisters<40>();
+    if (threadIdx.x == kConsumers) produceWeights(args, shared);
+    if (threadIdx.x / 32 == kConsumers / 32 + 1) produceActivations(args, shared);
+  }
+}
+
+bool supported(const Shape& shape) {
+  return shape.numTokens >= 0 && shape.topK >= 0 && shape.numPairs() <= kMaxRows && shape.numLocal > 0 &&
+         shape.numLocal <= kMaxLocal && shape.sharedLocal >= -1 && shape.sharedLocal < shape.numLocal && shape.hidden > 0 &&
+         shape.hidden % kGroup == 0 && shape.inter > 0 && shape.inter % kGroup == 0;
+}
+
+}  // namespace
+}  // namespace expert
+
+size_t expertWorkspaceBytes(int numTokens, int topK, int numLocal, int hidden, int inter) {
+  return expert::workspaceAt(nullptr, {numTokens, topK, numLocal, -1, hidden, inter}).bytes;
+}
+
+cudaError_t expertFfn(Activations x, const int32_t* expertIds, const float* expertWeights, const int32_t* localOf,
+                      ExpertWeights weights, int numLocal, int sharedLocal, Bf16* y, int numTokens, int topK, int hidden,
+                      int inter, void* workspace, cudaStream_t stream) {
+  const expert::Shape shape{numTokens, topK, numLocal, sharedLocal, hidden, inter};
+  if (!expert::supported(shape)) return cudaErrorInvalidValue;
+  if (numTokens == 0) return cudaSuccess;
+  const expert::Args args{shape, x, expertIds, expertWeights, localOf, weights, y, expert::workspaceAt(workspace, shape)};
+  const int sharedBytes = sizeof(expert::Shared) + 1024;
+  int device = 0, numSms = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&numSms, cudaDevAttrMultiProcessorCount, device);
+  if (error == cudaSuccess)
+    error = cudaFuncSetAttribute(expert::ffnKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sharedBytes);
+  if (error == cudaSuccess)
+    error = cudaMemsetAsync(args.workspace.progress.packed, 0, args.workspace.progressBytes, stream);
+  if (error != cudaSuccess) return error;
+  cudaLaunchAttribute cooperative{};  // blocks wait for one another, so all must be resident
+  cooperative.id = cudaLaunchAttributeCooperative;
+  cooperative.val.cooperative = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = numSms < expert::kMaxBlocks ? numSms : expert::kMaxBlocks;
+  config.blockDim = expert::kThreads;
+  config.dynamicSmemBytes = sharedBytes;
+  config.stream = stream;
+  config.attrs = &cooperative;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, expert::ffnKernel, args);
+}
+
+}  // namespace rally

@@ -1,0 +1,269 @@
+// Random inputs for the expert feed-forward kernel and its float64 reference.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "../../models/kernels/kernels.h"
+
+#define CHECK(call)                                                                             \
+  do {                                                                                          \
+    const cudaError_t error = (call);                                                           \
+    if (error != cudaSuccess) {                                                                 \
+      std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error));     \
+      std::exit(2);                                                                             \
+    }                                                                                           \
+  } while (0)
+
+namespace rally::test {
+
+/// Device memory with a copy on the host.
+template <class T>
+struct Buffer {
+  std::vector<T> host;
+  T* device = nullptr;
+  explicit Buffer(size_t size = 0) : host(size) {
+    if (size > 0) CHECK(cudaMalloc(&device, size * sizeof(T)));
+  }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { cudaFree(device); }
+  void upload() { CHECK(cudaMemcpy(device, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice)); }
+  void download() { CHECK(cudaMemcpy(host.data(), device, host.size() * sizeof(T), cudaMemcpyDeviceToHost)); }
+  void poison() { CHECK(cudaMemset(device, 0xff, host.size() * sizeof(T))); }
+};
+
+struct Dimensions {
+  int hidden;
+  int inter;
+  int numLocal;
+  int numExperts;
+  int topK;
+  int sharedLocal;
+};
+
+__host__ __device__ inline uint64_t mix(uint64_t x) {
+  x += 0x9e3779b97f4a7c15;
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+  return x ^ (x >> 31);
+}
+/// About normal with standard deviation 100, from the sum of four 16-bit numbers.
+__host__ __device__ inline uint8_t randomE4m3(uint64_t seed, uint64_t index) {
+  const uint64_t bits = mix(seed ^ mix(index));
+  const float sum = float(bits & 0xffff) + float(bits >> 16 & 0xffff) + float(bits >> 32 & 0xffff) + float(bits >> 48);
+  return __nv_cvt_float_to_fp8((sum / 65535.f - 2.f) * 173.f, __NV_SATFINITE, __NV_E4M3);
+}
+static __global__ void fillE4m3(uint8_t* out, size_t size, uint64_t seed) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < size; i += size_t{gridDim.x} * blockDim.x)
+    out[i] = randomE4m3(seed, i);
+}
+
+/// Weights of all local experts; the tiles are drawn in their packed order.
+struct ExpertSet {
+  Buffer<uint8_t> gateUp, down;
+  Buffer<float> gateUpScales, downScales;
+  ExpertSet(const Dimensions& d, uint64_t seed)
+      : gateUp(size_t{2} * d.numLocal * d.inter * d.hidden),
+        down(size_t(d.numLocal) * d.inter * d.hidden),
+        gateUpScales(gateUp.host.size() / 16384),
+        downScales(down.host.size() / 16384) {
+    std::mt19937_64 random(seed);
+    std::uniform_real_distribution<float> factor(0.5f, 1.5f);
+    for (float& s : gateUpScales.host) s = factor(random) / (100 * std::sqrt(float(d.hidden)));
+    for (float& s : downScales.host) s = factor(random) / (100 * std::sqrt(float(d.inter)));
+    gateUpScales.upload();
+    downScales.upload();
+    fillE4m3<<<1024, 256>>>(gateUp.device, gateUp.host.size(), seed * 2 + 1);
+    fillE4m3<<<1024, 256>>>(down.device, down.host.size(), seed * 2 + 2);
+    CHECK(cudaGetLastError());
+    gateUp.download();
+    down.download();
+  }
+  ExpertWeights view() const {
+    return {{reinterpret_cast<const E4m3*>(gateUp.device), gateUpScales.device},
+            {reinterpret_cast<const E4m3*>(down.device), downScales.device}};
+  }
+};
+
+/// A batch with its routing. route[t]: the topK expert ids of token t.
+struct Batch {
+  int numTokens;
+  Buffer<uint8_t> x;
+  Buffer<float> scales, weights;
+  Buffer<int32_t> ids, localOf;
+  Batch(const Dimensions& d, const std::vector<std::vector<int>>& route, const std::vector<int>& local, uint64_t seed)
+      : numTokens(int(route.size())),
+        x(size_t(numTokens) * d.hidden),
+        scales(size_t(numTokens) * d.hidden / kGroup),
+        weights(size_t(numTokens) * d.topK),
+        ids(size_t(numTokens) * d.topK),
+        localOf(local.size()) {
+    std::mt19937_64 random(seed);
+    std::uniform_real_distribution<float> factor(0.5f, 1.5f);
+    for (size_t i = 0; i < x.host.size(); ++i) x.host[i] = randomE4m3(seed * 3 + 7, i);
+    for (float& s : scales.host) s = factor(random) / 100;
+    for (float& w : weights.host) w = factor(random) / 2;
+    for (int t = 0; t < numTokens; ++t)
+      for (int c = 0; c < d.topK; ++c) ids.host[size_t(t) * d.topK + c] = route[t][c];
+    localOf.host.assign(local.begin(), local.end());
+    upload();
+  }
+  void upload() {
+    if (numTokens == 0) return;
+    x.upload();
+    scales.upload();
+    weights.upload();
+    ids.upload();
+    localOf.upload();
+  }
+};
+
+inline const double* e4m3Values() {
+  static const std::vector<double> table = [] {
+    std::vector<double> values(256);
+    for (int i = 0; i < 256; ++i) {
+      __nv_fp8_e4m3 value;
+      value.__x = static_cast<__nv_fp8_storage_t>(i);
+      values[i] = float(value);
+    }
+    return values;
+  }();
+  return table.data();
+}
+
+/// Row `row` of a packed matrix [n, k] times x [k].
+inline double dotRow(const uint8_t* tiles, const float* scales, int k, int row, const double* x) {
+  const double* values = e4m3Values();
+  double sum = 0;
+  for (int g = 0; g < k / 128; ++g) {
+    const size_t tile = size_t(row / 128) * (k / 128) + g;
+    const uint8_t* bytes = tiles + tile * 16384 + row % 128 * 128;
+    double part = 0;
+    for (int i = 0; i < 128; ++i) part += values[bytes[(i / 16 ^ row % 8) * 16 + i % 16]] * x[g * 128 + i];
+    sum += part * scales[tile];
+  }
+  return sum;
+}
+
+/// y of one token in float64; the intermediate values are quantised as the kernel states.
+inline std::vector<double> referenceToken(const Dimensions& d, const ExpertSet& set, const Batch& batch, int token) {
+  const double* values = e4m3Values();
+  std::vector<double> x(d.hidden), y(d.hidden);
+  for (int i = 0; i < d.hidden; ++i)
+    x[i] = values[batch.x.host[size_t(token) * d.hidden + i]] * batch.scales.host[size_t(i / 128) * batch.numTokens + token];
+  for (int c = 0; c <= d.topK; ++c) {
+    int local = d.sharedLocal;
+    double weight = 1;
+    if (c < d.topK) {
+      const int id = batch.ids.host[size_t(token) * d.topK + c];
+      local = id < 0 ? -1 : batch.localOf.host[id];
+      weight = batch.weights.host[size_t(token) * d.topK + c];
+    }
+    if (local < 0 || local >= d.numLocal) continue;
+    const size_t bytes = size_t(d.inter) * d.hidden;
+    const uint8_t* gateUp = set.gateUp.host.data() + local * 2 * bytes;
+    const float* gateUpScales = set.gateUpScales.host.data() + local * 2 * bytes / 16384;
+    std::vector<double> middle(d.inter);
+    for (int g = 0; g < d.inter / 128; ++g) {
+      double largest = 0;
+      for (int i = g * 128; i < g * 128 + 128; ++i) {
+        const int row = i / 64 * 128 + i % 64;
+        const double gate = dotRow(gateUp, gateUpScales, d.hidden, row, x.data());
+        const double up = dotRow(gateUp, gateUpScales, d.hidden, row + 64, x.data());
+        middle[i] = gate / (1 + std::exp(-gate)) * up;
+        largest = std::fmax(largest, std::fabs(middle[i]));
+      }
+      const double scale = largest / 448;
+      for (int i = g * 128; i < g * 128 + 128; ++i)
+        middle[i] = scale > 0 ? values[__nv_cvt_double_to_fp8(middle[i] / scale, __NV_SATFINITE, __NV_E4M3)] * scale : 0;
+    }
+    for (int i = 0; i < d.hidden; ++i)
+      y[i] += weight * dotRow(set.down.host.data() + local * bytes, set.downScales.host.data() + local * bytes / 16384, d.inter,
+                              i, middle.data());
+  }
+  return y;
+}
+
+/// ‖y - reference‖ / ‖reference‖ over the given tokens, computed by all cores; NaN or a difference of 5 % of the reference's
+/// root mean square anywhere counts as 1.
+inline double relativeError(const Dimensions& d, const ExpertSet& set, const Batch& batch, const std::vector<Bf16>& y,
+                            const std::vector<int>& tokens) {
+  std::vector<double> difference(tokens.size()), norm(tokens.size());
+  std::vector<std::thread> threads;
+  const unsigned numThreads = std::thread::hardware_concurrency();
+  for (unsigned n = 0; n < numThreads; ++n)
+    threads.emplace_back([&, n] {
+      for (size_t i = n; i < tokens.size(); i += numThreads) {
+        const std::vector<double> expected = referenceToken(d, set, batch, tokens[i]);
+        double worst = 0;
+        for (int c = 0; c < d.hidden; ++c) {
+          const double delta = double(__bfloat162float(y[size_t(tokens[i]) * d.hidden + c])) - expected[c];
+          difference[i] += delta * delta;
+          norm[i] += expected[c] * expected[c];
+          worst = std::isfinite(delta) ? std::fmax(worst, std::fabs(delta)) : INFINITY;
+        }
+        if (!(worst <= 0.05 * std::sqrt(norm[i] / d.hidden))) difference[i] = INFINITY;
+      }
+    });
+  for (std::thread& thread : threads) thread.join();
+  double sumDifference = 0, sumNorm = 0;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    sumDifference += difference[i];
+    sumNorm += norm[i];
+  }
+  if (sumNorm == 0) return sumDifference == 0 ? 0 : 1;
+  const double error = std::sqrt(sumDifference / sumNorm);
+  return error <= 1 ? error : 1;
+}
+
+/// Routes so that local expert e gets counts[e] tokens (each at most numTokens), spread over the tokens at random; unused choices
+/// go to experts elsewhere. Local expert e has id 3 e + 1.
+inline std::vector<std::vector<int>> routeCounts(const Dimensions& d, int numTokens, const std::vector<int>& counts,
+                                                 uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<std::vector<int>> route(numTokens);
+  for (size_t e = 0; e < counts.size(); ++e) {  // the tokens with the fewest choices yet, at random among equals
+    std::vector<std::pair<uint64_t, int>> order;
+    for (int t = 0; t < numTokens; ++t) order.push_back({(uint64_t(route[t].size()) << 56) | random() >> 8, t});
+    std::sort(order.begin(), order.end());
+    for (int i = 0; i < counts[e]; ++i) route[order[i].second].push_back(int(3 * e + 1));
+  }
+  for (auto& choices : route) {
+    if (int(choices.size()) > d.topK) {
+      std::printf("counts do not fit topK\n");
+      std::exit(2);
+    }
+    while (int(choices.size()) < d.topK) choices.push_back(choices.size() % 2 ? -1 : 0);
+    std::shuffle(choices.begin(), choices.end(), random);
+  }
+  return route;
+}
+inline std::vector<int> localTable(const Dimensions& d) {
+  std::vector<int> local(d.numExperts, -1);
+  for (int e = 0; e < d.numLocal; ++e)
+    if (e != d.sharedLocal && 3 * e + 1 < d.numExperts) local[3 * e + 1] = e;
+  return local;
+}
+
+/// One launch into poisoned output and workspace.
+inline std::vector<Bf16> runOnce(const Dimensions& d, const ExpertSet& set, const Batch& batch) {
+  if (batch.numTokens == 0) return {};
+  Buffer<Bf16> y(size_t(batch.numTokens) * d.hidden);
+  Buffer<uint8_t> workspace(expertWorkspaceBytes(batch.numTokens, d.topK, d.numLocal, d.hidden, d.inter));
+  y.poison();
+  workspace.poison();
+  CHECK(expertFfn({reinterpret_cast<E4m3*>(batch.x.device), batch.scales.device}, batch.ids.device, batch.weights.device,
+                  batch.localOf.device, set.view(), d.numLocal, d.sharedLocal, y.device, batch.numTokens, d.topK, d.hidden,
+                  d.inter, workspace.device, nullptr));
+  CHECK(cudaDeviceSynchronize());
+  y.download();
+  return y.host;
+}
+
+}  // namespace rally::test
