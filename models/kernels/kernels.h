@@ -40,17 +40,19 @@ cudaError_t packWeights(const E4m3* rowMajor, E4m3* tiles, int n, int k, cudaStr
 
 // ---- norms, quantisation, GEMM (attention stage) -------------------------------------------------------------------------
 
-/// residual += sum of `numPartials` partials [numPartials, T, hidden] (0: none); out = quantise(RMSNorm(residual) * weight).
-/// The norm is computed in f32 over `width` values per token.
+/// residual [T, width] += sum of `numPartials` partials [numPartials, T, width] (0: none); normed [T, width] =
+/// RMSNorm(residual) * weight in bf16; out = quantise(RMSNorm(residual) * weight). The norm is computed in f32 over the residual
+/// as stored. Null: normed, or out.data, is not wanted.
 cudaError_t addRmsNormQuantise(Bf16* residual, const Bf16* partials, int numPartials, const Bf16* weight, float epsilon,
-                               Activations out, int numTokens, int width, cudaStream_t stream);
+                               Activations out, Bf16* normed, int numTokens, int width, cudaStream_t stream);
 
 /// out = quantise(RMSNorm(x) * weight); x is a column range of a wider matrix with `stride` values per token.
 cudaError_t rmsNormQuantise(const Bf16* x, int stride, const Bf16* weight, float epsilon, Activations out, int numTokens,
                             int width, cudaStream_t stream);
 
-/// y [T, n] = x Wᵀ (+ addend [T, n] unless null, which may be y itself), accumulated in f32. T from 1 to 256.
-/// workspace: gemmWorkspaceBytes(...), zeroed once by its owner and left zeroed by every call.
+/// y [T, n] = x Wᵀ (+ addend [T, n] unless null, which may be y itself), accumulated in f32. T from 1 to 256. A token's result has
+/// the same bits whatever the other tokens and their number. workspace: gemmWorkspaceBytes(...), zeroed once by its owner and left
+/// zeroed by every call.
 cudaError_t fp8Gemm(Activations x, Weights weights, const Bf16* addend, Bf16* y, int numTokens, int n, int k, void* workspace,
                     cudaStream_t stream);
 size_t gemmWorkspaceBytes(int numTokens, int n, int k);
@@ -118,9 +120,10 @@ size_t expertWorkspaceBytes(int numTokens, int topK, int numLocal, int hidden, i
 /// out [T, hidden] = table[ids]. An id outside the vocabulary gives zeros.
 cudaError_t embed(const int32_t* ids, const Bf16* table, Bf16* out, int numTokens, int vocab, int hidden, cudaStream_t stream);
 
-/// The numCandidates largest logits of each row (descending; ties: the lower id) and log(sum(exp(logits))), so that a sampler
-/// needs nothing else from the device. logits [T, vocab].
-cudaError_t topCandidates(const Bf16* logits, int32_t* ids, float* values, float* logSum, int numTokens, int vocab,
+/// The numCandidates (1 to 64) largest logits of each row (descending; ties: the lower id) as ids and values [T, numCandidates],
+/// and logSum [T] = log(sum(exp(logits))), so that a sampler needs nothing else from the device. logits [T, stride], of which the
+/// first `vocab` columns count. workspace: candidatesWorkspaceBytes(...), of any content.
+cudaError_t topCandidates(const Bf16* logits, int stride, int32_t* ids, float* values, float* logSum, int numTokens, int vocab,
                           int numCandidates, void* workspace, cudaStream_t stream);
 size_t candidatesWorkspaceBytes(int numTokens, int vocab, int numCandidates);
 
