@@ -8,8 +8,8 @@ namespace {
 cudaError_t addRmsNormQuantiseOp(const Call& call) {
   const Bf16* partials = call.input<Bf16>(2);
   return addRmsNormQuantise(call.output<Bf16>(0), partials, partials == nullptr ? 0 : call.size("P"), call.input<Bf16>(1),
-                            call.number("epsilon"), {call.output<E4m3>(1), call.output<float>(2)}, call.size("T"),
-                            call.size("W"), call.stream);
+                            call.number("epsilon"), {call.output<E4m3>(1), call.output<float>(2)}, call.output<Bf16>(3),
+                            call.size("T"), call.size("W"), call.stream);
 }
 
 /// Kernels read 16 bytes, which are 8 values, at a time.
@@ -65,10 +65,8 @@ std::string refusePool(const Call& call) {
   return "a page of pool has " + std::to_string(call.size("page_bytes")) + " bytes, expected " + std::to_string(expected);
 }
 
-/// Of one token, see ropeAppend.
-int rotatedBytes(const Call& call) {
-  const int headBytes = kvTypeOf(call) == KvType::kE4m3 ? call.size("head_dim") + 4 : 2 * call.size("head_dim");
-  return call.size("num_heads") * headBytes;
+int rotatedBytesOf(const Call& call) {
+  return static_cast<int>(rotatedBytes(*kvTypeOf(call), 1, call.size("num_heads"), call.size("head_dim")));
 }
 
 std::string prepareRopeAppend(Call& call) {
@@ -77,7 +75,7 @@ std::string prepareRopeAppend(Call& call) {
     if (!reason.empty()) return reason;
   }
   const std::string reason = refusePool(call);
-  if (reason.empty()) call.sizes.set("rotated_bytes", rotatedBytes(call));
+  if (reason.empty()) call.sizes.set("rotated_bytes", rotatedBytesOf(call));
   return reason;
 }
 
@@ -91,7 +89,7 @@ cudaError_t ropeAppendOp(const Call& call) {
 std::string prepareMfaDecode(Call& call) {
   const std::string reason = refusePool(call);
   if (!reason.empty()) return reason;
-  if (call.size("rotated_bytes") != rotatedBytes(call)) return "rotated is not what RopeAppend made: " + call.sizes.text();
+  if (call.size("rotated_bytes") != rotatedBytesOf(call)) return "rotated is not what RopeAppend made: " + call.sizes.text();
   return needBytes(call, "workspace", "bytes",
                    mfaWorkspaceBytes(call.size("T"), call.size("max_pages"), call.size("num_heads"), call.size("head_dim")));
 }
@@ -108,7 +106,10 @@ const std::vector<Signature>& attentionOperators() {
       {
           "AddRmsNormQuantise",
           {{"residual", kBf16, "T W"}, {"weight", kBf16, "W"}, {"partials", kBf16, "P T W", true}},
-          {{"sum", kBf16, "T W"}, {"data", kFp8, "T W"}, {"scales", kF32, "W/128 T"}},
+          {{"sum", kBf16, "T W"},
+           {"data", kFp8, "T W", true},
+           {"scales", kF32, "W/128 T", true},
+           {"normed", kBf16, "T W", true}},
           {{"epsilon", Attribute::kFloat}},
           0,
           addRmsNormQuantiseOp,

@@ -33,12 +33,9 @@ void check(const OrtApi& api, OrtStatus* status);
 
 using OwnedInfo = std::unique_ptr<OrtTensorTypeAndShapeInfo, void (*)(OrtTensorTypeAndShapeInfo*)>;
 std::vector<int64_t> dimensions(const OrtApi& api, const OrtTensorTypeAndShapeInfo* info);
-/// Refuses a shape that input i does not have.
-void checkShape(const Operator& op, size_t i, const std::vector<int64_t>& found, Sizes& sizes);
 
 void compute(const Node& node, OrtKernelContext* context);
-/// What is known of the inputs' shapes when a session opens: refuses what cannot fit, and tells ONNX Runtime the outputs' shapes, so
-/// that it plans their memory.
+/// From what is known of the inputs' shapes when a session opens, tells ONNX Runtime the outputs' shapes, so that it plans their memory.
 void inferShapes(const Operator& op, OrtShapeInferContext* context);
 
 }  // namespace rally

@@ -15,7 +15,8 @@ void inferShapes(const Operator& op, OrtShapeInferContext* context) {
     const auto found = dimensions(api, info);
     // Rank 0: nothing is known.
     if (found.empty()) continue;
-    checkShape(op, i, found, sizes);
+    // A run will say what does not fit; ONNX Runtime drops what is said here.
+    if (!matchShape(op.inputShapes[i], found, sizes)) return;
     std::vector<const char*> names(found.size());
     check(api, api.GetSymbolicDimensions(info, names.data(), names.size()));
     for (size_t d = 0; d < found.size(); d++) {
@@ -44,7 +45,10 @@ void inferShapes(const Operator& op, OrtShapeInferContext* context) {
     check(api, api.SetTensorElementType(info, op.signature.outputs[i].type));
     check(api, api.SetDimensions(info, dims.data(), dims.size()));
     check(api, api.SetSymbolicDimensions(info, pointers.data(), pointers.size()));
-    check(api, api.ShapeInferContext_SetOutputTypeShape(context, i, info));
+    OrtStatus* status = api.ShapeInferContext_SetOutputTypeShape(context, i, info);
+    // It does not tell otherwise that a node lacks an output.
+    if (status != nullptr && op.signature.outputs[i].isOptional) api.ReleaseStatus(status);
+    else check(api, status);
   }
 }
 

@@ -43,6 +43,14 @@ std::vector<int64_t> valueDimensions(const OrtApi& api, const OrtValue* value) {
   return dimensions(api, info);
 }
 
+/// Refuses a shape that input i does not have.
+void checkShape(const Operator& op, size_t i, const std::vector<int64_t>& found, Sizes& sizes) {
+  Sizes before = sizes;
+  if (matchShape(op.inputShapes[i], found, sizes)) return;
+  throw Refusal(std::string(op.signature.inputs[i].name) + " is " + shapeText(found) + ", expected " +
+                shapeText(op.inputShapes[i], before));
+}
+
 void readInputs(const Operator& op, const OrtKernelContext* context, Call& call) {
   const OrtApi& api = *op.api;
   size_t count = 0;
@@ -63,6 +71,8 @@ void readInputs(const Operator& op, const OrtKernelContext* context, Call& call)
 bool makeOutputs(const Operator& op, OrtKernelContext* context, Call& call) {
   const OrtApi& api = *op.api;
   bool isEmpty = true;
+  size_t numOutputs = 0;
+  check(api, api.KernelContext_GetOutputCount(context, &numOutputs));
   for (size_t i = 0; i < op.signature.outputs.size(); i++) {
     std::vector<int64_t> dims;
     int64_t count = 1;
@@ -74,9 +84,9 @@ bool makeOutputs(const Operator& op, OrtKernelContext* context, Call& call) {
     }
     isEmpty = isEmpty && count == 0;
     OrtValue* value = nullptr;
-    check(api, api.KernelContext_GetOutput(context, i, dims.data(), dims.size(), &value));
+    if (i < numOutputs) check(api, api.KernelContext_GetOutput(context, i, dims.data(), dims.size(), &value));
     void* data = nullptr;
-    check(api, api.GetTensorMutableData(value, &data));
+    if (value != nullptr) check(api, api.GetTensorMutableData(value, &data));
     call.outputs.push_back(data);
   }
   return !isEmpty;
@@ -111,13 +121,6 @@ std::vector<int64_t> dimensions(const OrtApi& api, const OrtTensorTypeAndShapeIn
   std::vector<int64_t> dims(rank);
   check(api, api.GetDimensions(info, dims.data(), rank));
   return dims;
-}
-
-void checkShape(const Operator& op, size_t i, const std::vector<int64_t>& found, Sizes& sizes) {
-  Sizes before = sizes;
-  if (matchShape(op.inputShapes[i], found, sizes)) return;
-  throw Refusal(std::string(op.signature.inputs[i].name) + " is " + shapeText(found) + ", expected " +
-                shapeText(op.inputShapes[i], before));
 }
 
 Node::Node(const Operator& op, const OrtKernelInfo* info) : op(op) {

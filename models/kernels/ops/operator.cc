@@ -37,8 +37,8 @@ void setInPlace(OrtCustomOp& op) {
   };
 }
 
-OrtCustomOpInputOutputCharacteristic required(const OrtCustomOp*, size_t) {
-  return INPUT_OUTPUT_REQUIRED;
+OrtCustomOpInputOutputCharacteristic characteristic(const Port& port) {
+  return port.isOptional ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
 }
 
 }  // namespace
@@ -54,13 +54,11 @@ OrtCustomOp* customOperator(const Signature& signature, const OrtApi* api) {
   op->GetExecutionProviderType = [](const OrtCustomOp*) { return kExecutionProvider; };
   op->GetInputTypeCount = [](const OrtCustomOp* op) { return self(op).signature.inputs.size(); };
   op->GetInputType = [](const OrtCustomOp* op, size_t i) { return self(op).signature.inputs[i].type; };
-  op->GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) {
-    return self(op).signature.inputs[i].isOptional ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
-  };
+  op->GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) { return characteristic(self(op).signature.inputs[i]); };
   op->GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
   op->GetOutputTypeCount = [](const OrtCustomOp* op) { return self(op).signature.outputs.size(); };
   op->GetOutputType = [](const OrtCustomOp* op, size_t i) { return self(op).signature.outputs[i].type; };
-  op->GetOutputCharacteristic = required;
+  op->GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) { return characteristic(self(op).signature.outputs[i]); };
   op->GetStartVersion = [](const OrtCustomOp*) { return 1; };
   op->GetEndVersion = [](const OrtCustomOp*) { return INT_MAX; };
   op->CreateKernelV2 = [](const OrtCustomOp* op, const OrtApi*, const OrtKernelInfo* info, void** kernel) {

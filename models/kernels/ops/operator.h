@@ -18,7 +18,7 @@ struct Port {
   const char* name;
   ONNXTensorElementDataType type;
   const char* shape;
-  /// Of the last input only.
+  /// Of inputs the last only.
   bool isOptional = false;
 };
 
@@ -40,7 +40,7 @@ struct Attribute {
 /// A run of one node, after its inputs have been checked.
 class Call {
  public:
-  /// Null if an optional input is not there.
+  /// Null for an optional input or output that a node does not have.
   template <typename T>
   T* input(size_t i) const {
     return static_cast<T*>(inputs[i]);

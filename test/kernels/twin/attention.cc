@@ -37,11 +37,16 @@ size_t kvPageBytes(KvType type, int headDim) {
   return static_cast<size_t>(2) * kPageTokens * headDim * 2 + (type == KvType::kE4m3 ? 512 : 0);
 }
 
+size_t rotatedBytes(KvType type, int numTokens, int numHeads, int headDim) {
+  return static_cast<size_t>(numTokens) * numHeads * (type == KvType::kE4m3 ? headDim + 4 : 2 * headDim);
+}
+
 cudaError_t ropeAppend(const Bf16* query, const Bf16* key, const Bf16* value, int keyValueStride, const float2* cosSin,
                        KvPool pool, Sequences sequences, void* rotated, int numHeads, cudaStream_t) {
   const int headDim = pool.headDim;
   for (int s = 0; s < sequences.numSequences; s++) {
     const int position = sequences.lengths[s] - 1;
+    if (position < 0) continue;
     const float2* angles = cosSin + static_cast<size_t>(position) * headDim / 2;
     Bf16* page = pageOf(pool, sequences, s, position);
     const int row = position % kPageTokens;
@@ -49,7 +54,7 @@ cudaError_t ropeAppend(const Bf16* query, const Bf16* key, const Bf16* value, in
     std::vector<float> values(headDim);
     for (int i = 0; i < headDim; i++) values[i] = toFloat(value[static_cast<size_t>(s) * keyValueStride + i]);
     store(pool, values.data(), page + (kPageTokens + row) * headDim);
-    const size_t rowBytes = static_cast<size_t>(numHeads) * (pool.type == KvType::kE4m3 ? headDim + 4 : 2 * headDim);
+    const size_t rowBytes = rotatedBytes(pool.type, 1, numHeads, headDim);
     char* out = static_cast<char*>(rotated) + s * rowBytes;
     for (int head = 0; head < numHeads; head++) {
       const auto turned = rotate(query + (static_cast<size_t>(s) * numHeads + head) * headDim, angles, headDim);
@@ -72,7 +77,7 @@ cudaError_t mfaDecode(const void* rotated, KvPool pool, Sequences sequences, Act
   const int headDim = pool.headDim;
   std::vector<float> result(static_cast<size_t>(sequences.numSequences) * numHeads * headDim);
   for (int s = 0; s < sequences.numSequences; s++) {
-    const size_t rowBytes = static_cast<size_t>(numHeads) * (pool.type == KvType::kE4m3 ? headDim + 4 : 2 * headDim);
+    const size_t rowBytes = rotatedBytes(pool.type, 1, numHeads, headDim);
     const char* queries = static_cast<const char*>(rotated) + s * rowBytes;
     const int length = sequences.lengths[s];
     for (int head = 0; head < numHeads; head++) {

@@ -9,8 +9,10 @@ cudaError_t packWeights(const E4m3* rowMajor, E4m3* tiles, int n, int k, cudaStr
   return cudaSuccess;
 }
 
-cudaError_t rmsNormQuantise(const Bf16* x, int stride, const Bf16* weight, float epsilon, Activations out, int numTokens,
-                            int width, cudaStream_t) {
+namespace {
+
+/// [numTokens, width]
+std::vector<float> rmsNorm(const Bf16* x, int stride, const Bf16* weight, float epsilon, int numTokens, int width) {
   std::vector<float> normed(static_cast<size_t>(numTokens) * width);
   for (int t = 0; t < numTokens; t++) {
     const Bf16* row = x + static_cast<size_t>(t) * stride;
@@ -21,19 +23,29 @@ cudaError_t rmsNormQuantise(const Bf16* x, int stride, const Bf16* weight, float
       normed[static_cast<size_t>(t) * width + i] = static_cast<float>(toFloat(row[i]) * factor * toFloat(weight[i]));
     }
   }
-  quantise(normed, out, numTokens, width);
+  return normed;
+}
+
+}  // namespace
+
+cudaError_t rmsNormQuantise(const Bf16* x, int stride, const Bf16* weight, float epsilon, Activations out, int numTokens,
+                            int width, cudaStream_t) {
+  quantise(rmsNorm(x, stride, weight, epsilon, numTokens, width), out, numTokens, width);
   return cudaSuccess;
 }
 
 cudaError_t addRmsNormQuantise(Bf16* residual, const Bf16* partials, int numPartials, const Bf16* weight, float epsilon,
-                               Activations out, int numTokens, int width, cudaStream_t stream) {
+                               Activations out, Bf16* normed, int numTokens, int width, cudaStream_t) {
   const size_t count = static_cast<size_t>(numTokens) * width;
   for (size_t i = 0; i < count; i++) {
     float sum = toFloat(residual[i]);
     for (int p = 0; p < numPartials; p++) sum += toFloat(partials[p * count + i]);
     residual[i] = __float2bfloat16(sum);
   }
-  return rmsNormQuantise(residual, width, weight, epsilon, out, numTokens, width, stream);
+  const auto values = rmsNorm(residual, width, weight, epsilon, numTokens, width);
+  if (out.data != nullptr) quantise(values, out, numTokens, width);
+  for (size_t i = 0; normed != nullptr && i < count; i++) normed[i] = __float2bfloat16(values[i]);
+  return cudaSuccess;
 }
 
 size_t gemmWorkspaceBytes(int numTokens, int n, int) { return static_cast<size_t>(numTokens) * n * 4; }
@@ -59,10 +71,10 @@ cudaError_t embed(const int32_t* ids, const Bf16* table, Bf16* out, int numToken
 
 size_t candidatesWorkspaceBytes(int numTokens, int, int) { return static_cast<size_t>(numTokens) * 16; }
 
-cudaError_t topCandidates(const Bf16* logits, int32_t* ids, float* values, float* logSum, int numTokens, int vocab,
+cudaError_t topCandidates(const Bf16* logits, int stride, int32_t* ids, float* values, float* logSum, int numTokens, int vocab,
                           int numCandidates, void*, cudaStream_t) {
   for (int t = 0; t < numTokens; t++) {
-    const Bf16* row = logits + static_cast<size_t>(t) * vocab;
+    const Bf16* row = logits + static_cast<size_t>(t) * stride;
     std::vector<int> order(vocab);
     for (int i = 0; i < vocab; i++) order[i] = i;
     std::stable_sort(order.begin(), order.end(), [row](int a, int b) { return toFloat(row[a]) > toFloat(row[b]); });
