@@ -17,6 +17,8 @@ struct Shape {
   __host__ __device__ int hiddenGroups() const { return hidden / kGroup; }
   __host__ __device__ int interGroups() const { return inter / kGroup; }
   __host__ __device__ int hiddenPairs() const { return (hidden + kItemRows - 1) / kItemRows; }
+  __host__ __device__ Phase gateUp() const { return {numLocal, interGroups(), hiddenGroups()}; }
+  __host__ __device__ Phase down() const { return {numLocal, hiddenPairs(), interGroups()}; }
 };
 
 /// Activations gathered per token tile, as bulk copies want them; unused rows are never written nor looked at.
@@ -27,10 +29,10 @@ struct PackedActivations {
 
 /// Progress of one call; zero at its start.
 struct Progress {
-  int* packed;     // [maxTiles] rows of the tile that lie in `input`
-  int* activated;  // [maxTiles, inter / 128] 1: that group of `middle` is there
+  int* packed;      // [maxTiles] rows of the tile that lie in `input`
+  int* activated;   // [maxTiles, inter / 128] 1: that group of `middle` is there
   int* handedOver;  // [2, kMaxBlocks] 1: the block's sums of that phase are there
-  int* down;       // [hidden / 256] token tiles whose rows of `rows` are there
+  int* down;        // [hidden / 256] token tiles whose rows of `rows` are there
 };
 
 struct Workspace {

@@ -1,5 +1,5 @@
 // expertFfn as one persistent cooperative launch: every block plans the same routing for itself, gathers its share of the tokens,
-// works off its range of gate/up, then of down, and sums its share of the tokens' rows. Weights stream through a ring of their own
+// works off its share of gate/up, then of down, and sums its share of the tokens' rows. Weights stream through a ring of their own
 // that runs ahead over all waits of the activations, so that the device memory never idles between the phases.
 #include "expert-route.h"
 #include "expert-tile.h"
@@ -11,44 +11,45 @@ namespace {
 constexpr int kThreads = 384;  // two warpgroups of consumers, one with the two producing warps
 static_assert(sizeof(Shared) + 1024 <= 232448);
 
-struct Phase {
-  const Weights& weights;
-  int rowTiles;
+/// What this block does in one phase.
+struct Work {
+  const Plan& plan;
+  Phase phase;
+  int rank;
   Range range;
+  __device__ Work(const Args& args, const Plan& plan, int p)
+      : plan(plan),
+        phase(p == 0 ? args.shape.gateUp() : args.shape.down()),
+        rank(clusterRank()),
+        range(rangeOf(plan.tileBase, phase, blockIdx.x / 2, gridDim.x / 2)) {}
+  __device__ Segment segment(int index) const {
+    return segmentOf(plan.tileBase, plan.rowBase, phase, range, index, rank);
+  }
 };
-
-__device__ Phase phaseOf(const Args& args, const Plan& plan, int phase) {
-  const Shape& shape = args.shape;
-  const int numTiles = plan.tileBase[shape.numLocal], blocks = gridDim.x;
-  if (phase == 0)
-    return {args.weights.gateUp, 2 * shape.interGroups(),
-            rangeOf(blockIdx.x, blocks, numTiles, shape.interGroups(), shape.hiddenGroups())};
-  return {args.weights.down, shape.hiddenGroups(),
-          rangeOf(blockIdx.x, blocks, numTiles, shape.hiddenPairs(), shape.interGroups())};
-}
 
 /// One thread.
 __device__ void produceWeights(const Args& args, Shared& shared) {
   Turn<kWeightStages> turn;
   for (int p = 0; p < 2; ++p) {
-    const Phase phase = phaseOf(args, shared.plan, p);
-    const int kSteps = phase.range.kSteps;
-    for (int s = 0; s < phase.range.numSegments; ++s) {
-      const Segment segment = segmentOf(shared.plan, phase.range, s);
-      const size_t rowTile = size_t(segment.expert) * phase.rowTiles + 2 * segment.rowPair;
-      const int numTiles = min(2, phase.rowTiles - 2 * segment.rowPair);
-      const E4m3* tiles = phase.weights.tiles + rowTile * kSteps * kTileBytes;
+    const Work work(args, shared.plan, p);
+    const Weights& weights = p == 0 ? args.weights.gateUp : args.weights.down;
+    const int rowTiles = p == 0 ? 2 * args.shape.interGroups() : args.shape.hiddenGroups(), kSteps = work.phase.kSteps;
+    for (int s = 0; s < work.range.numSegments; ++s) {
+      const Segment segment = work.segment(s);
+      const int numTiles = max(0, min(2, rowTiles - 2 * segment.rowPair));
+      const E4m3* tiles =
+          weights.tiles + (size_t(segment.expert) * rowTiles + 2 * segment.rowPair) * size_t(kSteps) * kTileBytes;
       for (int k = segment.kBegin; k < segment.kEnd; ++k) {
         Barrier* full = &shared.fullWeights[turn.stage];
-        wait(&shared.emptyWeights[turn.stage], turn.parity ^ 1);
+        waitForCluster(&shared.emptyWeights[turn.stage], turn.parity ^ 1);
         arriveExpecting(full, numTiles * kTileBytes);
         for (int t = 0; t < numTiles; ++t) {
           const E4m3* source = tiles + size_t(t * kSteps + k) * kTileBytes;
           uint8_t* target = shared.weights[turn.stage] + t * kTileBytes;
-          if (segment.shared)
-            copy(target, source, kTileBytes, full);
-          else
+          if (!segment.sideBySide)
             copyOnce(target, source, kTileBytes, full);
+          else if (t == work.rank)
+            copyOnceToBoth(target, source, kTileBytes, full);
         }
         turn.next();
       }
@@ -62,12 +63,14 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
   const Progress& progress = args.workspace.progress;
   Turn<kActivationStages> turn;
   for (int p = 0; p < 2; ++p) {
-    const Phase phase = phaseOf(args, shared.plan, p);
-    const int kSteps = phase.range.kSteps;
+    const Work work(args, shared.plan, p);
+    const int kSteps = work.phase.kSteps;
     const PackedActivations& source = p == 0 ? args.workspace.input : args.workspace.middle;
-    for (int s = 0; s < phase.range.numSegments; ++s) {
-      const Segment segment = segmentOf(shared.plan, phase.range, s);
+    for (int s = 0; s < work.range.numSegments; ++s) {
+      const Segment segment = work.segment(s);
       const int columns = columnsFor(segment.numRows);
+      const int share = segment.sideBySide ? columns : columns / 2;  // what this block fetches
+      const int first = segment.sideBySide ? 0 : work.rank * share;
       if (p == 0) waitAtLeast(progress.packed + segment.tile, segment.numRows);
       int ready = p == 0 ? kSteps : segment.kBegin;  // steps before it are there
       for (int k = segment.kBegin; k < segment.kEnd; ++k) {
@@ -80,11 +83,20 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
         if (lane == 0) {
           Barrier* full = &shared.fullActivations[turn.stage];
           const size_t tile = size_t(segment.tile) * kSteps + k;
-          wait(&shared.emptyActivations[turn.stage], turn.parity ^ 1);
+          const E4m3* data = source.data + tile * kTileBytes + first * kGroup;
+          const float* scales = source.scales + tile * kTileTokens + first;
+          uint8_t* dataTarget = shared.activations[turn.stage] + first * kGroup;
+          float* scalesTarget = shared.scales[turn.stage] + first;
+          waitForCluster(&shared.emptyActivations[turn.stage], turn.parity ^ 1);
           fenceGlobalForAsync();
           arriveExpecting(full, columns * (kGroup + 4));
-          copy(shared.activations[turn.stage], source.data + tile * kTileBytes, columns * kGroup, full);
-          copy(shared.scales[turn.stage], source.scales + tile * kTileTokens, columns * 4, full);
+          if (segment.sideBySide) {
+            copy(dataTarget, data, share * kGroup, full);
+            copy(scalesTarget, scales, share * 4, full);
+          } else {
+            copyToBoth(dataTarget, data, share * kGroup, full);
+            copyToBoth(scalesTarget, scales, share * 4, full);
+          }
         }
         __syncwarp();
         turn.next();
@@ -99,28 +111,29 @@ __device__ void consume(const Args& args, Shared& shared) {
   gather(args, shared.plan, warpId, numWarps);
   Consumer consumer{args, shared, thread, warp / 4, warp % 4, thread % 32, {}, {}};
   for (int p = 0; p < 2; ++p) {
-    const Range range = phaseOf(args, shared.plan, p).range;
-    for (int s = 0; s < range.numSegments; ++s) consumer.run(segmentOf(shared.plan, range, s), p);
+    const Work work(args, shared.plan, p);
+    for (int s = 0; s < work.range.numSegments; ++s) consumer.run(work.segment(s), p);
   }
   combine(args, shared.plan, warpId, numWarps);
 }
 
-__global__ void __launch_bounds__(kThreads, 1) ffnKernel(const __grid_constant__ Args args) {
+__global__ void __cluster_dims__(2) __launch_bounds__(kThreads, 1) ffnKernel(const __grid_constant__ Args args) {
   extern __shared__ uint8_t raw[];
   Shared& shared = *reinterpret_cast<Shared*>(raw + (1024 - sharedAddress(raw) % 1024) % 1024);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kWeightStages; ++i) {
       initialise(&shared.fullWeights[i], 1);
-      initialise(&shared.emptyWeights[i], kConsumers / 32);
+      initialise(&shared.emptyWeights[i], 2 * kConsumers / 32);
     }
     for (int i = 0; i < kActivationStages; ++i) {
       initialise(&shared.fullActivations[i], 1);
-      initialise(&shared.emptyActivations[i], kConsumers / 32);
+      initialise(&shared.emptyActivations[i], 2 * kConsumers / 32);
     }
     fenceBarriers();
   }
   if (threadIdx.x < kTileTokens) shared.largest[threadIdx.x] = 0;
   makePlan<kThreads / 32>(args, shared.plan, shared.counts);
+  clusterBarrier();
   if (threadIdx.x < kConsumers) {
     growRegisters<232>();
     consume(args, shared);
@@ -128,7 +141,9 @@ __global__ void __launch_bounds__(kThreads, 1) ffnKernel(const __grid_constant__
     shrinkRegisters<40>();
     if (threadIdx.x == kConsumers) produceWeights(args, shared);
     if (threadIdx.x / 32 == kConsumers / 32 + 1) produceActivations(args, shared);
+    __syncwarp();
   }
+  clusterBarrier();  // the other block may still write here
 }
 
 bool supported(const Shape& shape) {
@@ -164,7 +179,7 @@ cudaError_t expertFfn(Activations x, const int32_t* expertIds, const float* expe
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;
   cudaLaunchConfig_t config{};
-  config.gridDim = numSms < expert::kMaxBlocks ? numSms : expert::kMaxBlocks;
+  config.gridDim = (numSms < expert::kMaxBlocks ? numSms : expert::kMaxBlocks) / 2 * 2;
   config.blockDim = expert::kThreads;
   config.dynamicSmemBytes = sharedBytes;
   config.stream = stream;

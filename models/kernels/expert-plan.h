@@ -1,8 +1,9 @@
-// How the work of the expert feed-forward kernel is cut. Tokens of one expert are put into tiles of up to 128; an item is 256 weight
-// rows times one token tile, worked off along K in steps of 128. All steps of a phase in one line are dealt to the blocks in
-// equal ranges, so an item may be cut: the block that holds its first part begins with it and hands its sums over; the block that
-// holds the rest does it last and goes on from those sums. So the sums of a token run along K in one order wherever the cut is, and
-// nobody waits in vain.
+// How the work of the expert feed-forward kernel is cut. Tokens of one expert are put into tiles of up to 128. The two blocks of a
+// cluster work side by side on an item: either the same 256 weight rows for two token tiles, or one token tile for two times 256
+// weight rows; what they have in common is fetched once. Items run along K in steps of 128. All steps of a phase in one line are
+// dealt to the clusters in equal ranges, so an item may be cut: the cluster that holds its first part begins with it and hands its
+// sums over; the one that holds the rest does it last and goes on from those sums. So the sums of a token run along K in one order
+// wherever the cut is, and nobody waits in vain.
 #pragma once
 
 #include "kernels.h"
@@ -10,7 +11,7 @@
 namespace rally::expert {
 
 constexpr int kTileTokens = 128;
-constexpr int kItemRows = 256;
+constexpr int kItemRows = 256;  // weight rows of one block
 constexpr int kMaxLocal = 64;
 constexpr int kMaxRows = 4608;
 constexpr int kMaxBlocks = 132;
@@ -24,7 +25,19 @@ struct Plan {
   uint16_t rowOf[kMaxRows];  // [numTokens, topK + 1] row, kNoRow: expert elsewhere; the last choice is the shared expert
 };
 
-/// Part of an item: rows 256 * rowPair.. of the weights of `expert` times token tile `tile`, steps kBegin to kEnd.
+/// One matrix product of all experts.
+struct Phase {
+  int numLocal;
+  int rowPairs;  // 256 weight rows each, of one expert
+  int kSteps;
+  __host__ __device__ int sideBySide(int numTiles) const { return numTiles / 2 * rowPairs; }
+  __host__ __device__ int alone(int numTiles) const { return numTiles % 2 * ((rowPairs + 1) / 2); }
+  /// A step costs what it reads of the weights, in units of 256 x 128.
+  __host__ __device__ int cost(int numTiles) const { return kSteps * (sideBySide(numTiles) + 2 * alone(numTiles)); }
+};
+
+/// The part of an item that one block does: rows 256 * rowPair.. of the weights of `expert` times token tile `tile`, steps kBegin to
+/// kEnd.
 struct Segment {
   int expert;
   int tile;
@@ -33,13 +46,11 @@ struct Segment {
   int rowPair;
   int kBegin;
   int kEnd;
-  bool shared;  // other tiles use the same weights
+  bool sideBySide;  // the cluster's blocks have the weights in common, otherwise the tokens
 };
 
-/// What one block does in one phase, in order.
+/// What one cluster does in one phase, in order.
 struct Range {
-  int kSteps;
-  int rowPairs;
   int firstWhole;
   int endWhole;
   int headSteps;  // first steps of item endWhole, done first
@@ -47,41 +58,73 @@ struct Range {
   int numSegments;
 };
 
-__host__ __device__ inline Range rangeOf(int block, int numBlocks, int numTiles, int rowPairs, int kSteps) {
-  const int numItems = numTiles * rowPairs;
-  const int numWorkers = numItems < numBlocks ? numItems : numBlocks;  // a range is never shorter than an item
-  Range range{kSteps, rowPairs, 0, 0, 0, 0, 0};
-  if (block >= numWorkers) return range;
-  const int begin = static_cast<int>(int64_t{numItems} * kSteps * block / numWorkers);
-  const int end = static_cast<int>(int64_t{numItems} * kSteps * (block + 1) / numWorkers);
-  range.firstWhole = (begin + kSteps - 1) / kSteps;
-  range.endWhole = end / kSteps;
-  range.headSteps = end % kSteps;
-  range.tailBegin = begin % kSteps;
+struct Cut {
+  int item;
+  int step;
+};
+
+__host__ __device__ inline Cut cutAt(const int* tileBase, const Phase& phase, int position) {
+  int item = 0;
+  for (int e = 0; e < phase.numLocal; ++e) {
+    const int numTiles = tileBase[e + 1] - tileBase[e];
+    const int cost = phase.cost(numTiles), sideBySide = phase.sideBySide(numTiles);
+    if (position >= cost) {
+      position -= cost;
+      item += sideBySide + phase.alone(numTiles);
+      continue;
+    }
+    if (position < sideBySide * phase.kSteps) return {item + position / phase.kSteps, position % phase.kSteps};
+    position = (position - sideBySide * phase.kSteps) / 2;
+    return {item + sideBySide + position / phase.kSteps, position % phase.kSteps};
+  }
+  return {item, 0};
+}
+
+__host__ __device__ inline Range rangeOf(const int* tileBase, const Phase& phase, int cluster, int numClusters) {
+  int cost = 0, numItems = 0;
+  for (int e = 0; e < phase.numLocal; ++e) {
+    const int numTiles = tileBase[e + 1] - tileBase[e];
+    cost += phase.cost(numTiles);
+    numItems += phase.sideBySide(numTiles) + phase.alone(numTiles);
+  }
+  const int longest = phase.kSteps * (cost > numItems * phase.kSteps ? 2 : 1);
+  const int workers = cost / longest < numClusters ? cost / longest : numClusters;  // no range is shorter than an item
+  if (cluster >= workers) return {0, 0, 0, 0, 0};
+  const Cut begin = cutAt(tileBase, phase, static_cast<int>(int64_t{cost} * cluster / workers));
+  const Cut end = cutAt(tileBase, phase, static_cast<int>(int64_t{cost} * (cluster + 1) / workers));
+  Range range{begin.item + (begin.step > 0), end.item, end.step, begin.step, 0};
   range.numSegments = range.endWhole - range.firstWhole + (range.headSteps > 0) + (range.tailBegin > 0);
   return range;
 }
 
-__device__ inline Segment segmentOf(const Plan& plan, const Range& range, int index) {
+/// rank: which block of the cluster. The second block may have nothing to do: rowPair is then phase.rowPairs.
+__host__ __device__ inline Segment segmentOf(const int* tileBase, const int* rowBase, const Phase& phase, const Range& range,
+                                             int index, int rank) {
   const int head = range.headSteps > 0;
   const bool isHead = head && index == 0;
-  const int item = isHead ? range.endWhole
-                   : index - head < range.endWhole - range.firstWhole ? range.firstWhole + index - head
-                                                                      : range.firstWhole - 1;
+  int item = isHead ? range.endWhole
+             : index - head < range.endWhole - range.firstWhole ? range.firstWhole + index - head
+                                                                : range.firstWhole - 1;
   Segment segment;
   segment.kBegin = item < range.firstWhole ? range.tailBegin : 0;
-  segment.kEnd = isHead ? range.headSteps : range.kSteps;
-  int expert = 0;
-  while (plan.tileBase[expert + 1] * range.rowPairs <= item) ++expert;
-  const int numTiles = plan.tileBase[expert + 1] - plan.tileBase[expert];
-  const int within = item - plan.tileBase[expert] * range.rowPairs;
-  const int tile = within % numTiles;
+  segment.kEnd = isHead ? range.headSteps : phase.kSteps;
+  int expert = 0, numTiles = 0, sideBySide = 0;
+  for (;; ++expert) {
+    numTiles = tileBase[expert + 1] - tileBase[expert];
+    sideBySide = phase.sideBySide(numTiles);
+    const int numItems = sideBySide + phase.alone(numTiles);
+    if (item < numItems) break;
+    item -= numItems;
+  }
   segment.expert = expert;
-  segment.rowPair = within / numTiles;
-  segment.tile = plan.tileBase[expert] + tile;
-  segment.firstRow = plan.rowBase[expert] + tile * kTileTokens;
-  segment.numRows = min(kTileTokens, plan.rowBase[expert + 1] - segment.firstRow);
-  segment.shared = numTiles > 1;
+  segment.sideBySide = item < sideBySide;
+  const int pairs = numTiles / 2;
+  const int tile = segment.sideBySide ? item % pairs * 2 + rank : numTiles - 1;
+  segment.rowPair = segment.sideBySide ? item / pairs : (item - sideBySide) * 2 + rank;
+  segment.tile = tileBase[expert] + tile;
+  segment.firstRow = rowBase[expert] + tile * kTileTokens;
+  const int rest = rowBase[expert + 1] - segment.firstRow;
+  segment.numRows = rest < kTileTokens ? rest : kTileTokens;
   return segment;
 }
 

@@ -1,5 +1,7 @@
-// Progress counters between the blocks of one launch.
+// Progress counters between the blocks of one launch, and what the two blocks of a cluster share.
 #pragma once
+
+#include "copy.h"
 
 namespace rally::expert {
 
@@ -22,5 +24,55 @@ __device__ inline void fenceGlobalForAsync() { asm volatile("fence.proxy.async.g
 
 constexpr int kConsumers = 256;
 __device__ inline void consumerBarrier() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+
+__device__ inline uint32_t clusterRank() {
+  uint32_t rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+/// By all threads of both blocks.
+__device__ inline void clusterBarrier() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+/// Arrives at the barrier of the same name in block `rank` of the cluster.
+__device__ inline void arriveAt(Barrier* barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "}" ::"r"(sharedAddress(barrier)),
+      "r"(rank)
+      : "memory");
+}
+/// As wait, where threads of the other block arrive too.
+__device__ inline void waitForCluster(Barrier* barrier, uint32_t parity) {
+  asm volatile(
+      "{\n"
+      ".reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n"
+      "}" ::"r"(sharedAddress(barrier)),
+      "r"(parity)
+      : "memory");
+}
+
+/// As copy, into the shared memory of both blocks, each of which has its own barrier told.
+__device__ inline void copyToBoth(void* destination, const void* source, uint32_t numBytes, Barrier* barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1], %2, [%3], %4;" ::"r"(
+          sharedAddress(destination)),
+      "l"(source), "r"(numBytes), "r"(sharedAddress(barrier)), "h"(uint16_t{3})
+      : "memory");
+}
+__device__ inline void copyOnceToBoth(void* destination, const void* source, uint32_t numBytes, Barrier* barrier) {
+  constexpr uint64_t kEvictFirst = 0x12f0000000000000;
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster.L2::cache_hint [%0], [%1], %2, [%3], "
+      "%4, %5;" ::"r"(sharedAddress(destination)),
+      "l"(source), "r"(numBytes), "r"(sharedAddress(barrier)), "h"(uint16_t{3}), "l"(kEvictFirst)
+      : "memory");
+}
 
 }  // namespace rally::expert

@@ -2,7 +2,6 @@
 // 128 w ..) with up to 128 tokens (N). Weight and activation tiles come through two rings of stages in shared memory.
 #pragma once
 
-#include "copy.h"
 #include "expert-args.h"
 #include "expert-sync.h"
 #include "wgmma.h"
@@ -83,20 +82,17 @@ struct Consumer {
         }
       }
       __syncwarp();
-      if (lane == 0) arrive(&shared.emptyWeights[weightTurn.stage]);
+      if (lane < 2) arriveAt(&shared.emptyWeights[weightTurn.stage], lane);
       weightTurn.next();
-      if (k + 1 < segment.kEnd) {  // the last stage is the epilogue's, see release()
-        if (lane == 0) arrive(&shared.emptyActivations[activationTurn.stage]);
-        activationTurn.next();
-      }
+      if (k + 1 < segment.kEnd) release();  // the last stage is the epilogue's
       weightScale = nextScale;
     }
   }
 
-  /// Gives the segment's last activation stage back.
+  /// Gives an activation stage back to the producers of both blocks.
   __device__ void release() {
     __syncwarp();
-    if (lane == 0) arrive(&shared.emptyActivations[activationTurn.stage]);
+    if (lane < 2) arriveAt(&shared.emptyActivations[activationTurn.stage], lane);
     activationTurn.next();
   }
 
@@ -120,8 +116,8 @@ struct Consumer {
 
   template <int n>
   __device__ void takeOver(float (&sums)[2][n / 2], int phase) {
-    waitAtLeast(args.workspace.progress.handedOver + phase * kMaxBlocks + blockIdx.x - 1, 1);
-    const float4* in = handedSums(phase, blockIdx.x - 1);
+    waitAtLeast(args.workspace.progress.handedOver + phase * kMaxBlocks + blockIdx.x - 2, 1);
+    const float4* in = handedSums(phase, blockIdx.x - 2);
 #pragma unroll
     for (int m = 0; m < 2; ++m)
 #pragma unroll
@@ -209,10 +205,13 @@ struct Consumer {
     const int kSteps = phase == 0 ? shape.hiddenGroups() : shape.interGroups();
     const int rowTile = 2 * segment.rowPair + group;
     const bool idle = rowTile >= rowTiles;
+    const bool absent = 2 * segment.rowPair >= rowTiles;
     float sums[2][n / 2] = {};
-    if (segment.kBegin > 0) takeOver<n>(sums, phase);
+    if (segment.kBegin > 0 && !absent) takeOver<n>(sums, phase);
     addSteps<n>(sums, segment, weights.scales + (size_t(segment.expert) * rowTiles + rowTile) * kSteps, idle);
-    if (segment.kEnd < kSteps)
+    if (absent)
+      release();
+    else if (segment.kEnd < kSteps)
       handOver<n>(sums, phase);
     else if (phase == 0)
       activate<n>(sums, segment);
