@@ -41,7 +41,7 @@ __device__ void produceWeights(const Args& args, Shared& shared) {
           weights.tiles + (size_t(segment.expert) * rowTiles + 2 * segment.rowPair) * size_t(kSteps) * kTileBytes;
       for (int k = segment.kBegin; k < segment.kEnd; ++k) {
         Barrier* full = &shared.fullWeights[turn.stage];
-        waitForCluster(&shared.emptyWeights[turn.stage], turn.parity ^ 1);
+        wait(&shared.emptyWeights[turn.stage], turn.parity ^ 1);
         arriveExpecting(full, numTiles * kTileBytes);
         for (int t = 0; t < numTiles; ++t) {
           const E4m3* source = tiles + size_t(t * kSteps + k) * kTileBytes;
@@ -71,7 +71,10 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
       const int columns = columnsFor(segment.numRows);
       const int share = segment.sideBySide ? columns : columns / 2;  // what this block fetches
       const int first = segment.sideBySide ? 0 : work.rank * share;
-      if (p == 0) waitAtLeast(progress.packed + segment.tile, segment.numRows);
+      if (p == 0) {
+        waitAtLeast(progress.packed + segment.tile, segment.numRows);
+        fenceGlobalForAsync();
+      }
       int ready = p == 0 ? kSteps : segment.kBegin;  // steps before it are there
       for (int k = segment.kBegin; k < segment.kEnd; ++k) {
         while (ready <= k) {
@@ -79,6 +82,7 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
           const bool there = step >= kSteps || loadAcquire(progress.activated + size_t(segment.tile) * kSteps + step) > 0;
           const unsigned missing = ~__ballot_sync(~0u, there);
           ready = k + (missing == 0 ? 32 : __ffs(missing) - 1);
+          fenceGlobalForAsync();
         }
         if (lane == 0) {
           Barrier* full = &shared.fullActivations[turn.stage];
@@ -87,8 +91,7 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
           const float* scales = source.scales + tile * kTileTokens + first;
           uint8_t* dataTarget = shared.activations[turn.stage] + first * kGroup;
           float* scalesTarget = shared.scales[turn.stage] + first;
-          waitForCluster(&shared.emptyActivations[turn.stage], turn.parity ^ 1);
-          fenceGlobalForAsync();
+          wait(&shared.emptyActivations[turn.stage], turn.parity ^ 1);
           arriveExpecting(full, columns * (kGroup + 4));
           if (segment.sideBySide) {
             copy(dataTarget, data, share * kGroup, full);

@@ -34,30 +34,18 @@ __device__ inline uint32_t clusterRank() {
 __device__ inline void clusterBarrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-/// Arrives at the barrier of the same name in block `rank` of the cluster.
+/// Arrives at the barrier of the same name in block `rank` of the cluster, when nothing was written for its waiters to see (with
+/// cluster scope this would be a fence of the whole device).
 __device__ inline void arriveAt(Barrier* barrier, uint32_t rank) {
   asm volatile(
       "{\n"
       ".reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
       "}" ::"r"(sharedAddress(barrier)),
       "r"(rank)
       : "memory");
 }
-/// As wait, where threads of the other block arrive too.
-__device__ inline void waitForCluster(Barrier* barrier, uint32_t parity) {
-  asm volatile(
-      "{\n"
-      ".reg .pred done;\n"
-      "again:\n"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
-      "@!done bra again;\n"
-      "}" ::"r"(sharedAddress(barrier)),
-      "r"(parity)
-      : "memory");
-}
-
 /// As copy, into the shared memory of both blocks, each of which has its own barrier told.
 __device__ inline void copyToBoth(void* destination, const void* source, uint32_t numBytes, Barrier* barrier) {
   asm volatile(
