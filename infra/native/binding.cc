@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <mutex>
 
 namespace rally {
 
@@ -53,11 +54,13 @@ char* Tensor::at(size_t offset, size_t bytes) const {
 }
 
 void Tensor::write(const void* from, size_t bytes, size_t offset) {
+  const std::shared_lock lock(device_calls());
   session->stream().copy(at(offset, bytes), from, bytes);
   session->stream().synchronize();
 }
 
 void Tensor::read(void* to, size_t bytes, size_t offset) const {
+  const std::shared_lock lock(device_calls());
   session->stream().copy(to, at(offset, bytes), bytes);
   session->stream().synchronize();
 }
@@ -65,6 +68,7 @@ void Tensor::read(void* to, size_t bytes, size_t offset) const {
 void Tensor::fill(const void* pattern, size_t bytes) {
   if (num_bytes == 0) return;
   if (bytes == 0) throw Failure("run", "there is nothing to fill a tensor with");
+  const std::shared_lock lock(device_calls());
   // The whole of what is filled already is copied behind itself, so a device does nearly all of it.
   size_t filled = std::min(bytes, num_bytes);
   session->stream().copy(data(), pattern, filled);
@@ -138,10 +142,26 @@ void Binding::enqueue() {
   for (const auto& [from, to] : after) stream.copy(to->data(), from->data(), to->bytes());
 }
 
+template <typename Work>
+void Binding::among_others(Work&& work) {
+  const auto self = std::this_thread::get_id();
+  const bool is_known = std::find(captured_by.begin(), captured_by.end(), self) != captured_by.end();
+  if (!session->captures() || is_known) {
+    const std::shared_lock lock(device_calls());
+    work();
+    return;
+  }
+  const std::unique_lock lock(device_calls());
+  work();
+  captured_by.push_back(self);
+}
+
 void Binding::run() {
   const Running now(*this);
-  enqueue();
-  session->stream().synchronize();
+  among_others([this] {
+    enqueue();
+    session->stream().synchronize();
+  });
 }
 
 std::vector<double> Binding::time_runs(size_t count) {
@@ -157,12 +177,14 @@ std::vector<double> Binding::time_runs(size_t count) {
     return nanoseconds;
   }
   std::vector<Event> events(2 * count);
-  for (size_t i = 0; i < count; i++) {
-    events[2 * i].record(stream);
-    enqueue();
-    events[2 * i + 1].record(stream);
-  }
-  stream.synchronize();
+  among_others([&] {
+    for (size_t i = 0; i < count; i++) {
+      events[2 * i].record(stream);
+      enqueue();
+      events[2 * i + 1].record(stream);
+    }
+    stream.synchronize();
+  });
   for (size_t i = 0; i < count; i++) nanoseconds[i] = events[2 * i + 1].nanoseconds_since(events[2 * i]);
   return nanoseconds;
 }

@@ -3,6 +3,7 @@
 #include <atomic>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -66,12 +67,17 @@ class Binding {
 
   /** On a device this returns before it is done. */
   void enqueue();
+  /** Calls `work`, which enqueues and waits, beside others or alone if it may capture. */
+  template <typename Work>
+  void among_others(Work&& work);
 
   std::shared_ptr<Session> session;
   std::vector<std::shared_ptr<Tensor>> tensors;
   /** ONNX Runtime copies a host tensor to the device when it is bound, so each run binds these anew. */
   std::vector<std::pair<std::string, std::shared_ptr<Tensor>>> host_inputs;
   std::vector<Copy> before, after;
+  /** Which have captured it: a CUDA graph belongs to its thread. */
+  std::vector<std::thread::id> captured_by;
   Owned<OrtIoBinding> binding;
   Owned<OrtRunOptions> options;
   std::atomic<bool> running{false};

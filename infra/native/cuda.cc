@@ -56,6 +56,11 @@ void check_cuda(int status, const char* about) {
   throw Failure(about, "CUDA failure " + std::to_string(status) + ": " + cuda().cudaGetErrorString(status));
 }
 
+std::shared_mutex& device_calls() {
+  static std::shared_mutex calls;
+  return calls;
+}
+
 Stream::Stream(int device) : device(device) {
   if (device < 0) return;
   check_cuda(cuda().cudaSetDevice(device), "provider");
@@ -81,6 +86,7 @@ void Stream::synchronize() const {
 }
 
 CudaMemory::CudaMemory(int device, size_t bytes, bool is_pinned) : device(device), is_pinned(is_pinned) {
+  const std::shared_lock lock(device_calls());
   check_cuda(cuda().cudaSetDevice(device), "run");
   // An empty tensor has an address, too.
   const size_t some = bytes == 0 ? 1 : bytes;
@@ -88,6 +94,7 @@ CudaMemory::CudaMemory(int device, size_t bytes, bool is_pinned) : device(device
 }
 
 CudaMemory::~CudaMemory() {
+  const std::shared_lock lock(device_calls());
   cuda().cudaSetDevice(device);
   if (is_pinned) {
     cuda().cudaFreeHost(memory);

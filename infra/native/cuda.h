@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <shared_mutex>
 #include <string>
 
 namespace rally {
@@ -31,6 +32,12 @@ struct Cuda {
 const Cuda& cuda();
 /** Throws a Failure with the status in ONNX Runtime's words for it: "CUDA failure 2: out of memory". */
 void check_cuda(int status, const char* about);
+
+/**
+ * ONNX Runtime captures CUDA graphs in CUDA's global mode: while a thread captures, calls of others that allocate, free or copy make
+ * the capture fail. So a run that may capture holds this alone, and all else that calls CUDA holds it shared.
+ */
+std::shared_mutex& device_calls();
 
 /** A stream of one device, or nothing at all for a session on the CPU. */
 class Stream {

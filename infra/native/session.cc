@@ -4,19 +4,24 @@ namespace rally {
 
 namespace {
 
+/** What a provider option is set to, the last time that it is. */
+std::string option(const SessionSettings& settings, const char* name, const char* otherwise) {
+  std::string value = otherwise;
+  for (size_t i = 0; i + 1 < settings.provider_options.size(); i += 2) {
+    if (settings.provider_options[i] == name) value = settings.provider_options[i + 1];
+  }
+  return value;
+}
+
 /** Negative: no device. */
 int device_of(const SessionSettings& settings) {
   if (settings.provider == "cpu") return -1;
   if (settings.provider != "cuda") throw Failure("provider", "unknown provider " + settings.provider);
-  for (size_t i = 0; i + 1 < settings.provider_options.size(); i += 2) {
-    if (settings.provider_options[i] != "device_id") continue;
-    const std::string& text = settings.provider_options[i + 1];
-    if (text.empty() || text.size() > 4 || text.find_first_not_of("0123456789") != std::string::npos) {
-      throw Failure("provider", "device_id is \"" + text + "\"");
-    }
-    return std::stoi(text);
+  const std::string text = option(settings, "device_id", "0");
+  if (text.empty() || text.size() > 4 || text.find_first_not_of("0123456789") != std::string::npos) {
+    throw Failure("provider", "device_id is \"" + text + "\"");
   }
-  return 0;
+  return std::stoi(text);
 }
 
 void add_cuda(OrtSessionOptions* options, const std::vector<std::string>& pairs, const Stream& stream) {
@@ -72,7 +77,9 @@ std::vector<std::string> names(const OrtSession* session, size_t count, GetName 
 
 }  // namespace
 
-Session::Session(const SessionSettings& settings) : own_stream(device_of(settings)) {
+Session::Session(const SessionSettings& settings)
+    : own_stream(device_of(settings)), has_cuda_graphs(option(settings, "enable_cuda_graph", "0") == "1") {
+  const std::shared_lock lock(device_calls());
   OrtSession* raw = nullptr;
   check(ort().CreateSession(ort_env(), settings.graph_file.c_str(), options_of(settings, own_stream).get(), &raw), "graph");
   session.reset(raw);
@@ -81,6 +88,11 @@ Session::Session(const SessionSettings& settings) : own_stream(device_of(setting
   check(ort().SessionGetOutputCount(raw, &num_outputs), "graph");
   input_names = names(raw, num_inputs, ort().SessionGetInputName);
   output_names = names(raw, num_outputs, ort().SessionGetOutputName);
+}
+
+Session::~Session() {
+  const std::shared_lock lock(device_calls());
+  session.reset();
 }
 
 size_t element_bytes(ONNXTensorElementDataType type) {

@@ -24,12 +24,15 @@ struct SessionSettings {
 class Session {
  public:
   explicit Session(const SessionSettings& settings);
+  ~Session();
 
   OrtSession* get() const { return session.get(); }
   const std::vector<std::string>& inputs() const { return input_names; }
   const std::vector<std::string>& outputs() const { return output_names; }
   /** Whether tensors in host memory are copied for each run. */
   bool is_on_device() const { return own_stream.is_on_device(); }
+  /** Whether its runs capture CUDA graphs and replay them. */
+  bool captures() const { return has_cuda_graphs; }
   /** What its runs, and copies between its tensors, are enqueued on. */
   const Stream& stream() const { return own_stream; }
 
@@ -38,6 +41,7 @@ class Session {
   Stream own_stream;
   Owned<OrtSession> session;
   std::vector<std::string> input_names, output_names;
+  bool has_cuda_graphs;
 };
 
 size_t element_bytes(ONNXTensorElementDataType type);

@@ -19,7 +19,7 @@ const LIBRARY = "librally_kernels.so";
 const ARCHITECTURE = ["-gencode=arch=compute_90a,code=sm_90a"];
 const COMPILE = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", ...ARCHITECTURE];
 /** With CUDA's runtime inside it loads on any machine. ONNX Runtime would unload it with each session. */
-const LINK = ["-shared", "-cudart=static", "-Xlinker=-z,nodelete,--exclude-libs,ALL", ...ARCHITECTURE];
+const LINK = ["-shared", "-cudart=static", "-Xlinker=-z,nodelete,-z,defs,--exclude-libs,ALL", ...ARCHITECTURE];
 /** nvcc takes minutes, but not hours. */
 const LIMIT_MS = 30 * 60_000;
 

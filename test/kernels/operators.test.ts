@@ -112,7 +112,8 @@ describe.skipIf(!(await haveAddon()) || cudaHeaders === undefined)("the operator
     it("does nothing for no tokens", () => {
       const session = open(["sum", "", "", "normed"]);
       const { residual, weight } = inputs(session, width, 0);
-      session.bind({ residual, weight }, { sum: residual, normed: session.allocate("bf16", [0, width]) }).run();
+      const binding = session.bind({ residual, weight }, { sum: residual, normed: session.allocate("bf16", [0, width]) });
+      expect(() => binding.run()).not.toThrow();
     });
 
     it("says which tensor has which shape", () => {
