@@ -11,6 +11,8 @@ export interface OpenOptions {
   readonly cacheDir?: string;
   /** Told what is being done when it takes a while. */
   readonly progress?: (text: string) => void;
+  /** Told what works, but not as well as it could. */
+  readonly warn?: (text: string) => void;
 }
 
 /** A checkpoint's folder once its config.json has been read. */

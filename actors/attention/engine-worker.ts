@@ -45,7 +45,7 @@ async function openFfn(config: ModelConfig): Promise<OpenedFfn> {
   const { id, deployment, modelDir, provider } = settings;
   if (ffnKind === "local") {
     const shards = await Promise.all(
-      shardSpecs(config, 1).map((spec) => openFfnShard(modelDir, spec, { numThreads, provider })),
+      shardSpecs(config, 1).map((spec) => openFfnShard(modelDir, spec, { numThreads, provider, warn })),
     );
     const close = async () => void (await Promise.all(shards.map((shard) => shard.release())));
     return { ffn: new LocalFfn(shards), place: () => undefined, close };
@@ -98,7 +98,8 @@ function defaultKvTokens({ numLayers, headDim, contextLength }: ModelConfig): nu
 async function start(): Promise<void> {
   const progress = (text: string) => post({ kind: "progress", text });
   const config = await loadConfig(settings.modelDir);
-  const stages = await openAttentionStages(settings.modelDir, { numThreads, provider: settings.provider, progress });
+  const { modelDir, provider } = settings;
+  const stages = await openAttentionStages(modelDir, { numThreads, provider, progress, warn });
   const { ffn, place, close } = await openFfn(config);
   const { microBatches } = settings;
   const engine = new Engine({

@@ -20,19 +20,21 @@ export async function checkGpu(provider: Provider, ports = systemCudaPorts(proce
     const found = "none; --provider cpu needs none (rally doctor --provider cuda says what a GPU would need)";
     return [{ name: "GPU", state: "ok", found }];
   }
-  const lack = provider === "cuda" ? "missing" : "warning";
+  const lack: Lack = provider === "cuda" ? "missing" : "warning";
   const checks = [...needs, addonNeed(ports.env)].map(({ name, ...rest }): Check => ({
     name,
     state: rest.advice === undefined ? "ok" : name === ADDON ? "warning" : lack,
     ...rest,
   }));
   if (needs.some(({ advice }) => advice !== undefined)) return checks;
-  return [...checks, await checkProvider("cuda", ports.env, lack)];
+  const computes = await checkProvider("cuda", ports.env, lack);
+  if (computes.state !== "ok" || !existsSync(addonFile(cacheFolder(ports.env)))) return [...checks, computes];
+  return [...checks, computes, await checkAddon("cuda", ports.env, lack)];
 }
 
 const ADDON = "native addon";
 
-/** Nothing depends on it yet, so its absence is worth a word, no more. */
+/** Without it onnxruntime-node computes, more slowly, so its absence is worth a word, no more. */
 function addonNeed(env: NodeJS.ProcessEnv): Need {
   const file = addonFile(cacheFolder(env));
   if (existsSync(file)) return { name: ADDON, found: file };
@@ -40,15 +42,27 @@ function addonNeed(env: NodeJS.ProcessEnv): Need {
 }
 
 /** Runs a graph, in a process of its own, as the actors have. */
-export async function checkProvider(
+export function checkProvider(provider: Provider, env: NodeJS.ProcessEnv, lack: Lack): Promise<Check> {
+  return attempt(`provider ${provider}`, "actors/cli/try-provider", provider, env, lack);
+}
+
+/** Tensors on the device, CUDA graphs and lanes of the addon, in a process of their own. */
+export function checkAddon(provider: Provider, env: NodeJS.ProcessEnv, lack: Lack): Promise<Check> {
+  return attempt(`addon on ${provider}`, "actors/cli/try-addon", provider, env, lack);
+}
+
+type Lack = "missing" | "warning";
+
+async function attempt(
+  name: string,
+  program: string,
   provider: Provider,
   env: NodeJS.ProcessEnv,
-  lack: "missing" | "warning",
+  lack: Lack,
 ): Promise<Check> {
-  const name = `provider ${provider}`;
-  const file = compiledFile("actors/cli/try-provider");
   try {
-    await run(process.execPath, [file, provider], { env: withProvider(provider, env), timeout: PROBE_LIMIT_MS });
+    const options = { env: withProvider(provider, env), timeout: PROBE_LIMIT_MS };
+    await run(process.execPath, [compiledFile(program), provider], options);
     return { name, state: "ok", found: "computes" };
   } catch (thrown) {
     const text = thrown instanceof Error && "stderr" in thrown ? String(thrown.stderr) : String(thrown);

@@ -21,11 +21,12 @@ async function start(): Promise<void> {
   const { id, deployment, epoch, modelDir, provider, shard } = settings;
   const config = await loadConfig(modelDir);
   const progress = (text: string) => post({ kind: "progress", text });
-  const ffn = await openFfnShard(modelDir, spec, { numThreads: 1, provider, progress });
+  const warn = (text: string) => post({ kind: "warning", text });
+  const ffn = await openFfnShard(modelDir, spec, { numThreads: 1, provider, progress, warn });
   const nats = await connectNats(settings.nats, { name: id });
   const trace = new TraceBuffer({ enabled: settings.trace, clock, processId: process.pid });
   trace.name(id, { 0: `experts of shard ${shard}` });
-  const meter = new ExpertMeter({ clock, trace, warn: (text) => post({ kind: "warning", text }) });
+  const meter = new ExpertMeter({ clock, trace, warn });
   const expert = new Expert({
     bus: nats.bus,
     clock,

@@ -61,7 +61,12 @@ export function withProvider(provider: Provider, env: Readonly<NodeJS.ProcessEnv
     ...found.filter(({ isKnown }) => !isKnown).map(({ file }) => path.dirname(file)),
     ...(env["LD_LIBRARY_PATH"] ?? "").split(":"),
   ];
-  return { ...env, LD_LIBRARY_PATH: [...new Set(folders)].filter((folder) => folder !== "").join(":") };
+  return {
+    ...env,
+    LD_LIBRARY_PATH: [...new Set(folders)].filter((folder) => folder !== "").join(":"),
+    // f32 is f32, whoever opens the session: cuBLAS would round the inputs of matrix products to 10 bits.
+    NVIDIA_TF32_OVERRIDE: "0",
+  };
 }
 
 function checkDriver(driver: Nvidia["driver"], libraries: readonly FoundLibrary[]): Need {

@@ -1,10 +1,9 @@
 import { createHash } from "node:crypto";
-import { openOrtSession } from "../../infra/ort-session.ts";
-import type { OpenSession } from "../../infra/session.ts";
 import { Checkpoint } from "../checkpoint.ts";
 import type { ModelConfig } from "../config.ts";
 import type { ModelFamily, ModelFiles, OpenOptions } from "../family.ts";
 import { cachedGraphs, defaultCacheDir } from "../graph/cache.ts";
+import { sessionOpener } from "../open-session.ts";
 import { ATTENTION_GRAPHS_VERSION, writeAttentionGraphs } from "./attention-graphs.ts";
 import { Step3AttentionStages } from "./attention-stages.ts";
 import { parseStep3Config, step3TextConfig } from "./config.ts";
@@ -25,7 +24,7 @@ export const step3Family: ModelFamily = {
       const graphDir = graphs(key, options, (dir, progress) => writeAttentionGraphs(dir, config, weights, progress));
       const { numThreads } = options;
       const embedding = weights.embedding();
-      return new Step3AttentionStages({ config, graphDir, embedding, numThreads, openSession: opener(options) });
+      return new Step3AttentionStages({ config, graphDir, embedding, numThreads, openSession: sessionOpener(options) });
     });
   },
 
@@ -34,14 +33,10 @@ export const step3Family: ModelFamily = {
       const key = graphKey("ffn", modelHash, [FFN_GRAPHS_VERSION, spec.shard, spec.numShards, spec.experts]);
       const graphDir = graphs(key, options, (dir, progress) => writeFfnGraphs(dir, config, weights, spec, progress));
       const { numThreads } = options;
-      return new Step3FfnShard({ config, spec, graphDir, numThreads, openSession: opener(options) });
+      return new Step3FfnShard({ config, spec, graphDir, numThreads, openSession: sessionOpener(options) });
     });
   },
 };
-
-function opener({ provider = "cpu" }: OpenOptions): OpenSession {
-  return (graphFile, options) => openOrtSession(graphFile, { ...options, provider });
-}
 
 function withWeights<T>(files: ModelFiles, use: (config: ModelConfig, weights: Step3Weights) => T): T {
   const { config, weightBlock } = parseStep3Config(files.json, files.configFile);
