@@ -1,0 +1,98 @@
+import { mkdtempSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { checkAddon } from "../../actors/cli/check-gpu.ts";
+import type { GenerateOptions } from "../../actors/client/rally-client.ts";
+import type { Topology } from "../../actors/supervisor/topology.ts";
+import { openOrtSession } from "../../infra/ort-session.ts";
+import { openAttentionStages, openFfnShard, shardSpecs } from "../../models/load.ts";
+import { openCudaSession } from "../../models/open-session.ts";
+import { haveAddon } from "../support/addon.ts";
+import { BUNDLED_MODEL, startDeployment } from "../support/deployment.ts";
+import { Forward } from "../support/forward.ts";
+import { haveGpu } from "../support/gpu.ts";
+import { tokensOf } from "../support/requests.ts";
+import { sessionContract } from "../infra/session.contract.ts";
+
+/** Largest difference of a logit, of magnitudes around 10, between the same sums in another order. */
+const LOGIT_TOLERANCE = 1e-3;
+const PROMPTS = [
+  "Once upon a time",
+  "The king had three daughters, and the youngest of them",
+  "It was a dark night, and the wind",
+];
+
+const [hasGpu, hasAddon] = [await haveGpu(), await haveAddon()];
+
+describe.skipIf(!hasGpu)("on a GPU", () => {
+  sessionContract("onnxruntime-node on cuda", (file, options) =>
+    openOrtSession(file, { ...options, provider: "cuda" }),
+  );
+
+  describe.skipIf(!hasAddon)("with the addon", () => {
+    sessionContract("addon on cuda", openCudaSession);
+
+    it("keeps tensors on the device, replays CUDA graphs, runs lanes beside each other", async () => {
+      expect(await checkAddon("cuda", process.env, "missing")).toMatchObject({ state: "ok" });
+    });
+  });
+
+  describe("the bundled model", () => {
+    let cacheDir: string;
+    beforeAll(() => {
+      cacheDir = mkdtempSync(path.join(tmpdir(), "rally-gpu-"));
+    });
+    afterAll(() => rmSync(cacheDir, { recursive: true, force: true }));
+
+    async function logits(provider: "cpu" | "cuda", ids: readonly number[], chunk: number): Promise<Float32Array> {
+      const options = { numThreads: 1, provider, cacheDir };
+      const stages = await openAttentionStages(BUNDLED_MODEL, options);
+      const shards = shardSpecs(stages.config, 2).map((spec) => openFfnShard(BUNDLED_MODEL, spec, options));
+      const forward = new Forward(stages, await Promise.all(shards));
+      const kv = forward.cache(1);
+      kv.reserve(ids.length, 1);
+      const { vocabSize } = stages.config;
+      const all = new Float32Array(ids.length * vocabSize);
+      for (let past = 0; past < ids.length; past += chunk) {
+        const part = ids.slice(past, past + chunk);
+        all.set(await forward.head(await forward.pass(kv, part, [past]), [...part.keys()]), past * vocabSize);
+      }
+      await forward.release();
+      return all;
+    }
+
+    it.each([1, 50])("gives the CPU's logits, in chunks of %i", async (chunk) => {
+      const ids = Array.from({ length: 100 }, (_, i) => (i * i * 31 + 7) % 4096);
+      const [expected, found] = [await logits("cpu", ids, ids.length), await logits("cuda", ids, chunk)];
+      const difference = found.reduce((most, value, i) => Math.max(most, Math.abs(value - (expected[i] as number))), 0);
+      process.stdout.write(`largest difference of a logit: ${difference.toExponential(2)}\n`);
+      expect(difference).toBeLessThan(LOGIT_TOLERANCE);
+    });
+
+    it("gives the CPU's 200 tokens through NATS, alone and beside others", { timeout: 120_000 }, async () => {
+      const requests = PROMPTS.map((prompt): GenerateOptions => ({
+        prompt,
+        maxTokens: 200,
+        sampling: { temperature: 0, seed: 1 },
+      }));
+      const tokens = async (topology: Partial<Topology>, concurrency: number) => {
+        const deployment = await startDeployment(topology);
+        try {
+          const from = performance.now();
+          const found = await tokensOf(deployment.client, requests, concurrency);
+          const perSecond = found.flat().length / ((performance.now() - from) / 1000);
+          process.stdout.write(`${topology.provider}, ${concurrency} at once: ${perSecond.toFixed(1)} tokens/s\n`);
+          expect(deployment.warnings).toEqual([]);
+          return found;
+        } finally {
+          await deployment.stop();
+        }
+      };
+      const expected = await tokens({ provider: "cpu" }, 1);
+      expect(expected.map(({ length }) => length)).toEqual([200, 200, 200]);
+      expect(await tokens({ provider: "cuda" }, 1)).toEqual(expected);
+      expect(await tokens({ provider: "cuda" }, 3)).toEqual(expected);
+    });
+  });
+});
