@@ -20,7 +20,7 @@ export function sessionOpener({ provider = "cpu", warn = () => undefined }: Open
 }
 
 /** Whether the addon was built, from the sources as they are. */
-export function hasAddon(env: NodeJS.ProcessEnv = process.env): boolean {
+function hasAddon(env: NodeJS.ProcessEnv = process.env): boolean {
   return existsSync(addonFile(cacheFolder(env)));
 }
 
