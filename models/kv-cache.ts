@@ -3,12 +3,26 @@ import { assert } from "../infra/errors.ts";
 /** Lengths grow in steps of this many tokens, so that graphs see few shapes and buffers are re-laid rarely. */
 export const KV_BLOCK = 64;
 
+/** Where the sequences of one micro-batch have their keys and values, each in a slot. Slots move between passes only. */
+export interface KvSlots {
+  readonly maxSlots: number;
+  readonly maxLength: number;
+  /** Makes room for `length` tokens in each of the first `numSlots` slots, keeping what they hold. */
+  reserve(length: number, numSlots: number): void;
+  /** Gives up room beyond `length` tokens. */
+  shrink(length: number, numSlots: number): void;
+  /** Exchanges two slots of which the first `length` tokens matter. */
+  swap(a: number, b: number, length: number): void;
+  /** What the slot holds is needed no more. */
+  clear(slot: number): void;
+}
+
 /**
- * Keys and values of the sequences of one micro-batch: per layer one K and one V of [numSlots, stride, headDim], dense from
+ * Keys and values of the sequences of one micro-batch in this machine's memory: per layer one K and one V of [numSlots, stride, headDim], dense from
  * slot 0, so that any run of slots is one contiguous tensor. `stride` (tokens per slot) is as long as the longest sequence
  * needs and grows in place; memory beyond it is never touched, so an idle cache costs nothing.
  */
-export class KvCache {
+export class KvCache implements KvSlots {
   readonly maxSlots: number;
   readonly maxLength: number;
   readonly headDim: number;
@@ -39,7 +53,6 @@ export class KvCache {
     return { keys: at(this.#keys, layer).subarray(from, to), values: at(this.#values, layer).subarray(from, to) };
   }
 
-  /** Makes room for `length` tokens in each of the first `numSlots` slots, keeping what they hold. */
   reserve(length: number, numSlots: number): void {
     assert(length <= this.maxLength, `KV length ${length} within ${this.maxLength}`);
     const stride = Math.ceil(length / KV_BLOCK) * KV_BLOCK;
@@ -52,7 +65,9 @@ export class KvCache {
     if (stride < this.#stride) this.#relay(stride, numSlots);
   }
 
-  /** Exchanges two slots of which the first `length` tokens matter. */
+  /** Nothing to do: what comes next writes over it. */
+  clear(_slot: number): void {}
+
   swap(a: number, b: number, length: number): void {
     if (a === b) return;
     const [size, count] = [this.#stride * this.headDim, length * this.headDim];

@@ -1,4 +1,4 @@
-import type { KvCache } from "./kv-cache.ts";
+import type { KvSlots } from "./kv-cache.ts";
 import type { ModelConfig } from "./config.ts";
 
 /**
@@ -10,6 +10,9 @@ import type { ModelConfig } from "./config.ts";
  */
 export interface AttentionStages {
   readonly config: ModelConfig;
+
+  /** Keys and values for the sequences of one more micro-batch, where `attend` wants them. Passes bring it back. */
+  createCache(maxSlots: number): KvSlots;
 
   /**
    * Prepares one trip of `numSequences × chunk` tokens through all layers: positions, causal mask, buffers.
@@ -37,7 +40,8 @@ export interface AttentionStages {
 }
 
 export interface PassRequest {
-  readonly kv: KvCache;
+  /** Of `createCache`. */
+  readonly kv: KvSlots;
   readonly firstSlot: number;
   readonly numSequences: number;
   /** Tokens per sequence in this pass: 1 when decoding. */

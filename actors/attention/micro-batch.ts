@@ -1,5 +1,5 @@
 import { assert } from "../../infra/errors.ts";
-import { KvCache } from "../../models/kv-cache.ts";
+import type { KvSlots } from "../../models/kv-cache.ts";
 import type { AttentionStages, Pass } from "../../models/stages.ts";
 import type { PingPongPhase } from "./ping-pong.machine.ts";
 import { type PassPlan, MicroBatchSchedule } from "./scheduler.ts";
@@ -8,7 +8,7 @@ import { numRemaining, type Sequence } from "./sequence.ts";
 /** A micro-batch and where its present pass stands; `plan` and `pass` are undefined while it is idle. */
 export interface MicroBatch {
   readonly schedule: MicroBatchSchedule;
-  readonly kv: KvCache;
+  readonly kv: KvSlots;
   phase: PingPongPhase;
   layer: number;
   passId: number;
@@ -19,15 +19,10 @@ export interface MicroBatch {
 
 export function createMicroBatch(
   index: number,
-  { config }: AttentionStages,
+  stages: AttentionStages,
   limits: { readonly maxSequences: number; readonly prefillTokens: number },
 ): MicroBatch {
-  const kv = new KvCache({
-    numLayers: config.numLayers,
-    maxSlots: limits.maxSequences,
-    maxLength: config.contextLength,
-    headDim: config.headDim,
-  });
+  const kv = stages.createCache(limits.maxSequences);
   const schedule = new MicroBatchSchedule(index, kv, limits.prefillTokens);
   return { schedule, kv, phase: "idle", layer: 0, passId: 0, plan: undefined, pass: undefined };
 }

@@ -6,6 +6,7 @@ export interface Slots {
   reserve(length: number, numSlots: number): void;
   shrink(length: number, numSlots: number): void;
   swap(a: number, b: number, length: number): void;
+  clear(slot: number): void;
 }
 
 /** One trip of some of a micro-batch's sequences through the layers: slots firstSlot … firstSlot + sequences.length - 1. */
@@ -126,6 +127,7 @@ export class MicroBatchSchedule {
       }
       this.#exchange(hole, this.#sequences.length - 1);
       this.#sequences.pop();
+      this.#slots.clear(this.#sequences.length);
     }
   }
 

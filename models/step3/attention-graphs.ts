@@ -37,13 +37,24 @@ export function writeAttentionGraphs(
   }
 }
 
-type AttentionWeights = ReturnType<Step3Weights["attention"]>;
+export type AttentionWeights = ReturnType<Step3Weights["attention"]>;
 
 /** hidden → one block each of the new tokens' queries (before RoPE) and keys | values. */
 function project(config: ModelConfig, weights: AttentionWeights, file: WeightsFile): Uint8Array {
-  const { hiddenSize, shareQDim, numHeads, headDim, rmsNormEps } = config;
   const graph = new OnnxGraph("project");
-  graph.input("hidden", "f32", ["tokens", hiddenSize]);
+  graph.input("hidden", "f32", ["tokens", config.hiddenSize]);
+  graph.blocks(writeProjection(graph, config, weights, file), "projected");
+  return graph.finish();
+}
+
+/** From `hidden` to `query` [tokens, numHeads * headDim] and `key_value` [tokens, 2 headDim]. */
+export function writeProjection(
+  graph: OnnxGraph,
+  config: ModelConfig,
+  weights: AttentionWeights,
+  file: WeightsFile,
+): readonly [query: string, keyValue: string] {
+  const { hiddenSize, shareQDim, numHeads, headDim, rmsNormEps } = config;
   graph.rmsNorm("hidden", weights.inputNorm, rmsNormEps, "normed");
   // One matrix for everything that reads the normed input: [shareQDim + 2 headDim, hidden].
   const width = shareQDim + 2 * headDim;
@@ -57,9 +68,7 @@ function project(config: ModelConfig, weights: AttentionWeights, file: WeightsFi
   graph.node("Split", ["low_key_value", "widths"], ["low", "key_value"], { axis: -1 });
   graph.rmsNorm("low", weights.interNorm, rmsNormEps, "low_normed");
   graph.weight("up", "f32", [shareQDim, numHeads * headDim], file.appendTransposed(weights.qUp, shareQDim));
-  graph.node("MatMul", ["low_normed", "up"], ["query"]);
-  graph.blocks(["query", "key_value"], "projected");
-  return graph.finish();
+  return [graph.node("MatMul", ["low_normed", "up"], ["query"]), "key_value"];
 }
 
 /**
@@ -72,40 +81,44 @@ function attend(
   dense: FfnWeights | undefined,
   file: WeightsFile,
 ): Uint8Array {
-  const { hiddenSize, numHeads, headDim, numExperts, rmsNormEps } = config;
+  const { hiddenSize, numHeads, headDim } = config;
   const graph = new OnnxGraph("attend");
   writeCore(graph, config);
   graph.input("hidden", "f32", ["tokens", hiddenSize]);
   graph.integers("merged", [-1, numHeads * headDim]);
   graph.node("Reshape", ["heads", "merged"], ["concatenated"]);
-  graph.weight(
-    "output",
-    "f32",
-    [numHeads * headDim, hiddenSize],
-    file.appendTransposed(weights.output, numHeads * headDim),
-  );
+  graph.blocks(writeMix(graph, config, weights, dense, file), "attended");
+  return graph.finish();
+}
+
+/** From `concatenated` heads and `hidden` to the residual, the FFN's input and, where there is a router, its logits; or a dense layer's end. */
+export function writeMix(
+  graph: OnnxGraph,
+  { hiddenSize, numHeads, headDim, numExperts, rmsNormEps }: ModelConfig,
+  weights: AttentionWeights,
+  dense: FfnWeights | undefined,
+  file: WeightsFile,
+): readonly string[] {
+  const width = numHeads * headDim;
+  graph.weight("output", "f32", [width, hiddenSize], file.appendTransposed(weights.output, width));
   graph.node("MatMul", ["concatenated", "output"], ["mixed"]);
   graph.floats("ffn_norm", weights.ffnNorm);
   graph.contrib(
     "SkipSimplifiedLayerNormalization",
     ["mixed", "hidden", "ffn_norm"],
     ["ffn_input", "", "", "residual"],
-    {
-      epsilon: { float: rmsNormEps },
-    },
+    { epsilon: { float: rmsNormEps } },
   );
   if (dense !== undefined) {
     const output = swiGlu(graph, "ffn_input", dense, hiddenSize, file);
-    graph.blocks([graph.node("Add", ["residual", output], ["next_hidden"])], "attended");
-    return graph.finish();
+    return [graph.node("Add", ["residual", output], ["next_hidden"])];
   }
   const blocks = ["residual", "ffn_input"];
   if (weights.router !== undefined) {
     graph.weight("router", "f32", [hiddenSize, numExperts], file.appendTransposed(weights.router, hiddenSize));
     blocks.push(graph.node("MatMul", ["ffn_input", "router"], ["router_logits"]));
   }
-  graph.blocks(blocks, "attended");
-  return graph.finish();
+  return blocks;
 }
 
 /** The weightless part of `attend` alone, for one sequence at a time. */
@@ -138,7 +151,7 @@ function writeCore(graph: OnnxGraph, { numHeads, headDim }: ModelConfig): void {
   graph.node("MatMul", ["shares", "values"], ["heads"]);
 }
 
-function head(config: ModelConfig, weights: ReturnType<Step3Weights["head"]>, file: WeightsFile): Uint8Array {
+export function head(config: ModelConfig, weights: ReturnType<Step3Weights["head"]>, file: WeightsFile): Uint8Array {
   const { hiddenSize, vocabSize, rmsNormEps } = config;
   const graph = new OnnxGraph("head");
   graph.input("hidden", "f32", ["tokens", hiddenSize]);

@@ -3,10 +3,10 @@ import { setImmediate } from "node:timers/promises";
 import { assert } from "../../infra/errors.ts";
 import type { OpenSession, Session } from "../../infra/session.ts";
 import type { ModelConfig } from "../config.ts";
-import type { KvCache } from "../kv-cache.ts";
+import { KvCache } from "../kv-cache.ts";
 import type { AttentionStages, Pass, PassRequest } from "../stages.ts";
 import { attendGraph, CORE_GRAPH, HEAD_GRAPH, projectGraph } from "./attention-graphs.ts";
-import { keysAndValues, planPass, type Step3Pass } from "./pass.ts";
+import { keysAndValues, planPass, type Step3Pass, type Step3Request } from "./pass.ts";
 import { PassBuffers } from "./pass-buffers.ts";
 import { Rope } from "./rope.ts";
 import { route } from "./route.ts";
@@ -52,7 +52,13 @@ export class Step3AttentionStages implements AttentionStages {
     this.#head = open(HEAD_GRAPH);
   }
 
-  plan(request: PassRequest): Pass {
+  createCache(maxSlots: number): KvCache {
+    const { numLayers, contextLength: maxLength, headDim } = this.config;
+    return new KvCache({ numLayers, maxSlots, maxLength, headDim });
+  }
+
+  plan(asked: PassRequest): Pass {
+    const request = asked as Step3Request;
     const { kv, numSequences, chunk, pasts, tokenIds } = request;
     const numTokens = numSequences * chunk;
     assert(numTokens > 0 && tokenIds.length === numTokens, `${tokenIds.length} ids for ${numTokens} tokens`);

@@ -60,7 +60,7 @@ function moe(
 }
 
 /** The columns of a shared expert that belong to one shard; the shards' outputs add up to the whole. */
-function slice(ffn: FfnWeights, { shard, numShards }: ShardSpec): FfnWeights {
+export function slice(ffn: FfnWeights, { shard, numShards }: ShardSpec): FfnWeights {
   const [from, to] = [Math.floor((shard * ffn.dim) / numShards), Math.floor(((shard + 1) * ffn.dim) / numShards)];
   if (to - from === ffn.dim) return ffn;
   const hiddenSize = ffn.gate.length / ffn.dim;

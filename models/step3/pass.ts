@@ -4,9 +4,14 @@ import { KV_BLOCK, type KvCache } from "../kv-cache.ts";
 import type { Pass, PassRequest } from "../stages.ts";
 import type { PassBuffers } from "./pass-buffers.ts";
 
+/** A request over a cache that the stages made. */
+export interface Step3Request extends PassRequest {
+  readonly kv: KvCache;
+}
+
 /** A pass with the buffers and tensors that its layers share. */
 export interface Step3Pass extends Pass {
-  readonly request: PassRequest;
+  readonly request: Step3Request;
   /** As projected, before RoPE. */
   readonly rawQuery: Float32Array; // [numTokens, numHeads * headDim]
   readonly keyValue: Float32Array; // [numTokens, 2 * headDim]
@@ -51,7 +56,7 @@ export interface PlanTools {
   readonly buffers: PassBuffers;
 }
 
-export function planPass(tools: PlanTools, request: PassRequest, hidden: Float32Array): Step3Pass {
+export function planPass(tools: PlanTools, request: Step3Request, hidden: Float32Array): Step3Pass {
   const { config, session, buffers } = tools;
   const { numSequences, chunk } = request;
   const { hiddenSize, numHeads, headDim, topK, numExperts } = config;
@@ -96,7 +101,7 @@ export function keysAndValues(session: Session, kv: KvCache, layer: number, run:
   return { keys: session.tensor(keys.subarray(0, size), dims), values: session.tensor(values.subarray(0, size), dims) };
 }
 
-function apartRuns(tools: PlanTools, request: PassRequest, query: Float32Array): ApartRuns {
+function apartRuns(tools: PlanTools, request: Step3Request, query: Float32Array): ApartRuns {
   const { config, session, buffers } = tools;
   const { numSequences, chunk } = request;
   const { numHeads, headDim } = config;
@@ -117,7 +122,7 @@ function apartRuns(tools: PlanTools, request: PassRequest, query: Float32Array):
 /** Sequences `first … first + count - 1` of the request. One alone attends to no more than its own length. */
 function sequenceRun(
   { config, session, buffers }: PlanTools,
-  { kv, firstSlot, chunk, pasts }: PassRequest,
+  { kv, firstSlot, chunk, pasts }: Step3Request,
   query: Float32Array,
   first: number,
   count: number,
@@ -151,7 +156,7 @@ function causalMask(mask: Float32Array, pasts: readonly number[], chunk: number,
 }
 
 /** Whether padding every sequence to the stride costs more than a run for each. */
-function lengthsDiffer({ kv, numSequences, chunk, pasts }: PassRequest): boolean {
+function lengthsDiffer({ kv, numSequences, chunk, pasts }: Step3Request): boolean {
   if (numSequences === 1) return false;
   let lengths = 0;
   for (const past of pasts) lengths += blocks(past + chunk);

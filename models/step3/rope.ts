@@ -24,6 +24,16 @@ export class Rope {
     }
   }
 
+  /** [contextLength, headDim / 2, 2]: each cosine with its sine. */
+  pairs(): Float32Array {
+    const pairs = new Float32Array(2 * this.#cosines.length);
+    for (let i = 0; i < this.#cosines.length; i++) {
+      pairs[2 * i] = this.#cosines[i] as number;
+      pairs[2 * i + 1] = this.#sines[i] as number;
+    }
+    return pairs;
+  }
+
   /** Rotates the `numHeads` heads at `target[at]`; reading from `source` lets a move and a rotation be one. */
   rotate(
     position: number,

@@ -2,16 +2,17 @@ import type { OnnxGraph } from "../graph/onnx.ts";
 import type { WeightsFile } from "../graph/weights-file.ts";
 import type { FfnWeights } from "./weights.ts";
 
-/** down( SiLU(gate x) ⊙ up x ); returns the output's name, `<input>_output`. */
+/** down( SiLU(gate x) ⊙ up x ); returns the output's name, `<prefix>_output`. */
 export function swiGlu(
   graph: OnnxGraph,
   input: string, // [rows, hiddenSize]
   ffn: FfnWeights,
   hiddenSize: number,
   file: WeightsFile,
+  prefix = input,
 ): string {
   const { dim } = ffn;
-  const name = (part: string) => `${input}_${part}`;
+  const name = (part: string) => `${prefix}_${part}`;
   // Gate and up stay two matrices: one of both would need its halves copied apart.
   graph.weight(name("gate"), "f32", [hiddenSize, dim], file.appendTransposed(ffn.gate, hiddenSize));
   graph.weight(name("up"), "f32", [hiddenSize, dim], file.appendTransposed(ffn.up, hiddenSize));

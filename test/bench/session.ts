@@ -12,7 +12,6 @@ import { openOrtSession } from "../../infra/ort-session.ts";
 import { packageRoot } from "../../infra/own-file.ts";
 import type { OpenSession } from "../../infra/session.ts";
 import { OnnxGraph } from "../../models/graph/onnx.ts";
-import { KvCache } from "../../models/kv-cache.ts";
 import { loadConfig, openAttentionStages } from "../../models/load.ts";
 import { Step3AttentionStages } from "../../models/step3/attention-stages.ts";
 
@@ -72,8 +71,8 @@ async function attention(
     openSession,
     numThreads,
   });
-  const { numLayers, contextLength: maxLength, headDim } = config;
-  const kv = new KvCache({ numLayers, maxSlots: numSequences, maxLength, headDim });
+  const { numLayers } = config;
+  const kv = stages.createCache(numSequences);
   kv.reserve(CONTEXT + 1, numSequences);
   const pasts = Array.from({ length: numSequences }, () => CONTEXT);
   const pass = stages.plan({ kv, firstSlot: 0, numSequences, chunk: 1, pasts, tokenIds: pasts });

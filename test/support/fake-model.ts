@@ -1,5 +1,5 @@
 import type { ModelConfig } from "../../models/config.ts";
-import type { KvCache } from "../../models/kv-cache.ts";
+import { KvCache, type KvSlots } from "../../models/kv-cache.ts";
 import type { AttentionStages, FfnBatch, FfnShard, Pass, PassRequest, ShardSpec } from "../../models/stages.ts";
 
 /** A model small enough to follow by hand: each token is a hash of all tokens before it, made through the KV cache. */
@@ -48,11 +48,16 @@ export class FakeStages implements AttentionStages {
   headGate: () => Promise<void> | void = () => undefined;
   /** May change the logits [numRows, vocabSize] before they are given out. */
   spoil: (logits: Float32Array, numRows: number) => void = () => undefined;
-  readonly #buffers = new Map<KvCache, Float32Array[]>();
+  readonly #buffers = new Map<KvSlots, Float32Array[]>();
   #logits = new Float32Array(0);
 
   constructor(config: ModelConfig = fakeConfig) {
     this.config = config;
+  }
+
+  createCache(maxSlots: number): KvCache {
+    const { numLayers, contextLength: maxLength, headDim } = this.config;
+    return new KvCache({ numLayers, maxSlots, maxLength, headDim });
   }
 
   plan(request: PassRequest): FakePass {
@@ -93,7 +98,8 @@ export class FakeStages implements AttentionStages {
   async attend(pass: Pass, layer: number): Promise<void> {
     await this.gate(layer, pass);
     this.attended.push({ layer, numTokens: pass.numTokens });
-    const { kv, firstSlot, numSequences, chunk, pasts } = (pass as FakePass).request;
+    const { firstSlot, numSequences, chunk, pasts } = (pass as FakePass).request;
+    const kv = (pass as FakePass).request.kv as KvCache;
     const { keys, values } = kv.view(layer, firstSlot, numSequences);
     for (let s = 0; s < numSequences; s++) {
       for (let c = 0; c < chunk; c++)

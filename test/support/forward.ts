@@ -1,4 +1,4 @@
-import { KvCache } from "../../models/kv-cache.ts";
+import type { KvSlots } from "../../models/kv-cache.ts";
 import type { AttentionStages, FfnShard, Pass } from "../../models/stages.ts";
 
 /** The one-process loop over a model's stages: what a monolith does, without scheduling or sampling. */
@@ -14,14 +14,13 @@ export class Forward {
     this.shards = shards;
   }
 
-  cache(maxSlots: number): KvCache {
-    const { numLayers, contextLength: maxLength, headDim } = this.stages.config;
-    return new KvCache({ numLayers, maxSlots, maxLength, headDim });
+  cache(maxSlots: number): KvSlots {
+    return this.stages.createCache(maxSlots);
   }
 
   /** Takes `chunk` tokens of each sequence through all layers. `observe` sees the pass after each layer's attention. */
   async pass(
-    kv: KvCache,
+    kv: KvSlots,
     tokenIds: readonly number[],
     pasts: readonly number[],
     options: { readonly firstSlot?: number; readonly observe?: (pass: Pass, layer: number) => void } = {},

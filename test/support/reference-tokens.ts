@@ -2,7 +2,6 @@ import { combine } from "../../actors/attention/ffn-side.ts";
 import { Sampler } from "../../actors/attention/sampler.ts";
 import { type EngineRequest, sequenceOf } from "../../actors/attention/sequence.ts";
 import type { ModelConfig } from "../../models/config.ts";
-import { KvCache } from "../../models/kv-cache.ts";
 import { fakeConfig, FakeShard, fakeSpecs, FakeStages } from "./fake-model.ts";
 
 /** The tokens of one request computed alone, each from scratch: no batching, no chunks, no cache that outlives a token. */
@@ -13,12 +12,7 @@ export async function referenceTokens(request: EngineRequest, config: ModelConfi
   const sequence = sequenceOf(request);
   for (;;) {
     const chunk = sequence.tokenIds.length;
-    const kv = new KvCache({
-      numLayers: config.numLayers,
-      maxSlots: 1,
-      maxLength: config.contextLength,
-      headDim: config.headDim,
-    });
+    const kv = stages.createCache(1);
     kv.reserve(chunk, 1);
     const pass = stages.plan({ kv, firstSlot: 0, numSequences: 1, chunk, pasts: [0], tokenIds: sequence.tokenIds });
     const output = new Float32Array(pass.hidden.length);

@@ -78,6 +78,7 @@ std::string needBytes(const Call& call, const char* name, const char* size, size
 const std::vector<Signature>& attentionOperators();
 const std::vector<Signature>& expertOperators();
 const std::vector<Signature>& headOperators();
+const std::vector<Signature>& f32Operators();
 
 /// What ONNX Runtime takes; lives as long as the process.
 OrtCustomOp* customOperator(const Signature& signature, const OrtApi* api);

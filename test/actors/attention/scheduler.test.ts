@@ -24,6 +24,10 @@ class SlotRecorder implements Slots {
     this.tokens[a] = second.slice(0, length);
     this.tokens[b] = first.slice(0, length);
   }
+
+  clear(slot: number): void {
+    this.tokens[slot] = [];
+  }
 }
 
 class Bench {

@@ -1,0 +1,200 @@
+import path from "node:path";
+import { setImmediate } from "node:timers/promises";
+import type { Binding } from "../../infra/native/binding.ts";
+import type { NativeSession } from "../../infra/native/native-session.ts";
+import type { NativeTensor } from "../../infra/native/native-tensor.ts";
+import { assert } from "../../infra/errors.ts";
+import type { ModelConfig } from "../config.ts";
+import type { AttentionStages, Pass, PassRequest } from "../stages.ts";
+import { DEVICE_HEAD_GRAPH, DEVICE_ROWS, deviceLayerGraph, HEAD_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
+import { type Mirror, mirror } from "./device-rows.ts";
+import { DeviceTile, type TilePorts } from "./device-tile.ts";
+import { PagedCache, PagePool } from "./page-pool.ts";
+import { Rope } from "./rope.ts";
+import { route } from "./route.ts";
+
+export interface DeviceAttentionOptions {
+  readonly config: ModelConfig;
+  /** Folder of `writeDeviceAttentionGraphs`. */
+  readonly graphDir: string;
+  /** [vocabSize, hiddenSize] */
+  readonly embedding: Float32Array;
+  /** With the operators of `models/kernels`. */
+  readonly open: (graphFile: string) => NativeSession;
+  /** Tokens that all caches together hold at most, in so many sequences. */
+  readonly kvRoom: { readonly numTokens: number; readonly numSequences: number };
+}
+
+interface DevicePass extends Pass {
+  readonly routerLogits: Float32Array; // [numTokens, numExperts]
+  /** DEVICE_ROWS rows each, the last perhaps fewer. */
+  readonly tiles: readonly DeviceTile[];
+}
+
+/**
+ * Attention with keys and values in the device's memory: only hidden states, FFN inputs and router logits cross. Rows go through in
+ * tiles of one size, so the promise of `AttentionStages` holds here too; against the CPU the last bits differ.
+ */
+export class DeviceAttentionStages implements AttentionStages {
+  readonly config: ModelConfig;
+  readonly pages: PagePool;
+  readonly #embedding: Float32Array;
+  readonly #layers: readonly NativeSession[];
+  readonly #pools: readonly NativeTensor[]; // [numPages, 2, PAGE_TOKENS, headDim] each
+  readonly #cosSin: NativeTensor;
+  readonly #head: NativeSession;
+  readonly #headRows: Mirror;
+  readonly #headLogits: Mirror;
+  readonly #headRun: Binding;
+  readonly #tilesOf = new WeakMap<PagedCache, DeviceTile[]>();
+  readonly #tiles: DeviceTile[] = [];
+  #logits = new Float32Array(0);
+
+  constructor({ config, graphDir, embedding, open, kvRoom }: DeviceAttentionOptions) {
+    this.config = config;
+    this.#embedding = embedding;
+    const { contextLength, headDim, hiddenSize, vocabSize } = config;
+    // Every sequence may leave most of a page unused.
+    const numPages = Math.ceil(Math.max(kvRoom.numTokens, contextLength) / PAGE_TOKENS) + kvRoom.numSequences;
+    this.pages = new PagePool(numPages);
+    this.#layers = config.layerKinds.map((_, layer) => open(path.join(graphDir, deviceLayerGraph(layer))));
+    this.#pools = this.#layers.map((session) => session.allocate("f32", [numPages, 2, PAGE_TOKENS, headDim]));
+    this.#head = open(path.join(graphDir, DEVICE_HEAD_GRAPH));
+    this.#cosSin = this.#head.allocate("f32", [contextLength, headDim / 2, 2]);
+    this.#cosSin.upload(new Rope(config).pairs());
+    this.#headRows = mirror(this.#head, [HEAD_ROWS, hiddenSize]);
+    this.#headLogits = mirror(this.#head, [HEAD_ROWS, vocabSize]);
+    this.#headRun = this.#head.bind(
+      { hidden: this.#headRows.device },
+      { logits: this.#headLogits.device },
+      {
+        runConfigs: { gpu_graph_id: "1" },
+        before: [[this.#headRows.host, this.#headRows.device]],
+        after: [[this.#headLogits.device, this.#headLogits.host]],
+      },
+    );
+  }
+
+  createCache(maxSlots: number): PagedCache {
+    const cache = new PagedCache(this.pages, { maxSlots, maxLength: this.config.contextLength });
+    this.#tilesOf.set(cache, []);
+    return cache;
+  }
+
+  plan(request: PassRequest): DevicePass {
+    const { numSequences, chunk, pasts, tokenIds, firstSlot } = request;
+    const kv = request.kv as PagedCache;
+    const { hiddenSize, numExperts, topK } = this.config;
+    const numTokens = numSequences * chunk;
+    assert(numTokens > 0 && tokenIds.length === numTokens, `${tokenIds.length} ids for ${numTokens} tokens`);
+    const pages = pasts.map((past, i) => kv.pages(firstSlot + i, past + chunk));
+    const tiles = this.#take(kv, Math.ceil(numTokens / DEVICE_ROWS));
+    for (const [i, tile] of tiles.entries()) {
+      tile.place((row) => {
+        const token = i * DEVICE_ROWS + row;
+        if (token >= numTokens) return undefined;
+        const sequence = Math.floor(token / chunk);
+        return { pages: pages[sequence] ?? [], length: (pasts[sequence] ?? 0) + (token % chunk) + 1 };
+      });
+    }
+    const [only] = tiles;
+    const isOne = tiles.length === 1 && only !== undefined;
+    const arrays = isOne
+      ? only.rows(numTokens)
+      : {
+          hidden: new Float32Array(numTokens * hiddenSize),
+          residual: new Float32Array(numTokens * hiddenSize),
+          ffnInput: new Float32Array(numTokens * hiddenSize),
+          routerLogits: new Float32Array(numTokens * numExperts),
+        };
+    this.#embed(tokenIds, arrays.hidden);
+    return {
+      numTokens,
+      tiles,
+      ...arrays,
+      expertIds: new Int32Array(numTokens * topK),
+      expertWeights: new Float32Array(numTokens * topK),
+    };
+  }
+
+  completes(layer: number): boolean {
+    return this.config.layerKinds[layer] === "dense";
+  }
+
+  async attend(pass: Pass, layer: number): Promise<void> {
+    const own = pass as DevicePass;
+    const { numTokens, tiles } = own;
+    for (const [i, tile] of tiles.entries()) {
+      const count = Math.min(DEVICE_ROWS, numTokens - i * DEVICE_ROWS);
+      if (tiles.length > 1) this.#move(own, i, count, "in", layer);
+      tile.run(layer);
+      if (tiles.length > 1) this.#move(own, i, count, "out", layer);
+    }
+    if (this.completes(layer)) return;
+    const { numExperts, topK } = this.config;
+    route(own.routerLogits, numExperts, topK, own.expertIds, own.expertWeights);
+  }
+
+  async head(pass: Pass, rows: readonly number[]): Promise<Float32Array> {
+    const { hiddenSize, vocabSize } = this.config;
+    const length = rows.length * vocabSize;
+    if (this.#logits.length < length) this.#logits = new Float32Array(length);
+    for (let first = 0; first < rows.length; first += HEAD_ROWS) {
+      const some = rows.slice(first, first + HEAD_ROWS);
+      for (const [i, row] of some.entries()) {
+        this.#headRows.data.set(pass.hidden.subarray(row * hiddenSize, (row + 1) * hiddenSize), i * hiddenSize);
+      }
+      this.#headRun.run();
+      this.#logits.set(this.#headLogits.data.subarray(0, some.length * vocabSize), first * vocabSize);
+    }
+    // No stage ever waits. Once per pass the event loop gets a turn, so that a loop over local stages cannot starve it.
+    await setImmediate();
+    return this.#logits.subarray(0, length);
+  }
+
+  async release(): Promise<void> {
+    this.#headRun.release();
+    for (const { device, host } of [this.#headRows, this.#headLogits]) {
+      device.release();
+      host.release();
+    }
+    for (const each of [...this.#tiles, ...this.#pools, this.#cosSin, ...this.#layers, this.#head]) each.release();
+  }
+
+  /** Tiles belong to a cache, as it has one pass at a time. */
+  #take(kv: PagedCache, count: number): readonly DeviceTile[] {
+    const tiles = this.#tilesOf.get(kv);
+    assert(tiles !== undefined, "the cache was made here");
+    const ports: TilePorts = { config: this.config, layers: this.#layers, pools: this.#pools, cosSin: this.#cosSin };
+    while (tiles.length < count) {
+      const tile = new DeviceTile(ports, this.#tiles.length + 1);
+      tiles.push(tile);
+      this.#tiles.push(tile);
+    }
+    return tiles.slice(0, count);
+  }
+
+  /** Between the pass's own arrays and tile `i`, of which `count` rows are in use. */
+  #move(pass: DevicePass, i: number, count: number, way: "in" | "out", layer: number): void {
+    const { hiddenSize, numExperts } = this.config;
+    const tile = pass.tiles[i]?.rows(count);
+    assert(tile !== undefined, `tile ${i} exists`);
+    const at = i * DEVICE_ROWS;
+    if (way === "in") tile.hidden.set(pass.hidden.subarray(at * hiddenSize, (at + count) * hiddenSize));
+    else if (this.completes(layer)) pass.hidden.set(tile.hidden, at * hiddenSize);
+    else {
+      pass.residual.set(tile.residual, at * hiddenSize);
+      pass.ffnInput.set(tile.ffnInput, at * hiddenSize);
+      pass.routerLogits.set(tile.routerLogits, at * numExperts);
+    }
+  }
+
+  /** Fills `hidden` [tokenIds.length, hiddenSize]. */
+  #embed(tokenIds: readonly number[], hidden: Float32Array): void {
+    const { hiddenSize, vocabSize } = this.config;
+    for (const [i, id] of tokenIds.entries()) {
+      assert(id >= 0 && id < vocabSize, `token ${id} is in the vocabulary`);
+      hidden.set(this.#embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize), i * hiddenSize);
+    }
+  }
+}

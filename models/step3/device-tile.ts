@@ -1,0 +1,105 @@
+import { assert } from "../../infra/errors.ts";
+import type { Binding } from "../../infra/native/binding.ts";
+import type { NativeSession } from "../../infra/native/native-session.ts";
+import type { NativeTensor } from "../../infra/native/native-tensor.ts";
+import type { ModelConfig } from "../config.ts";
+import { DEVICE_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
+import { type Mirror, mirror, releaseMirror } from "./device-rows.ts";
+
+export interface TilePorts {
+  readonly config: ModelConfig;
+  /** One session and one KV pool per layer. */
+  readonly layers: readonly NativeSession[];
+  readonly pools: readonly NativeTensor[];
+  readonly cosSin: NativeTensor;
+}
+
+/** Where a row's sequence has its keys, and how many tokens it attends to, itself included. */
+export interface RowPlace {
+  readonly pages: readonly number[];
+  readonly length: number;
+}
+
+/** DEVICE_ROWS rows on their way through the layers: their memory on both sides, and each layer's run over it. */
+export class DeviceTile {
+  readonly #ports: TilePorts;
+  /** CUDA graphs are told apart by it. */
+  readonly #id: number;
+  readonly #maxPages: number;
+  readonly #hidden: Mirror; // [DEVICE_ROWS, hiddenSize]
+  /** residual, ffnInput and router logits of all rows, one block each. */
+  readonly #attended: Mirror;
+  readonly #next: NativeTensor; // [DEVICE_ROWS * hiddenSize], of dense layers
+  readonly #pageTable: NativeTensor; // [DEVICE_ROWS, maxPages]
+  readonly #lengths: NativeTensor; // [DEVICE_ROWS]
+  readonly #runs: (Binding | undefined)[] = [];
+
+  constructor(ports: TilePorts, id: number) {
+    this.#ports = ports;
+    this.#id = id;
+    const { hiddenSize, numExperts, contextLength } = ports.config;
+    const [session] = ports.layers;
+    assert(session !== undefined, "a model has layers");
+    this.#maxPages = Math.ceil(contextLength / PAGE_TOKENS);
+    this.#hidden = mirror(session, [DEVICE_ROWS, hiddenSize]);
+    this.#attended = mirror(session, [DEVICE_ROWS * (2 * hiddenSize + numExperts)]);
+    this.#next = session.allocate("f32", [DEVICE_ROWS * hiddenSize]);
+    this.#pageTable = session.allocate("i32", [DEVICE_ROWS, this.#maxPages]);
+    this.#lengths = session.allocate("i32", [DEVICE_ROWS]);
+  }
+
+  /** Says of each row where it belongs; undefined is padding. */
+  place(of: (row: number) => RowPlace | undefined): void {
+    const table = new Int32Array(DEVICE_ROWS * this.#maxPages);
+    const lengths = new Int32Array(DEVICE_ROWS);
+    for (let row = 0; row < DEVICE_ROWS; row++) {
+      const place = of(row);
+      if (place === undefined) continue;
+      table.set(place.pages, row * this.#maxPages);
+      lengths[row] = place.length;
+    }
+    this.#pageTable.upload(table);
+    this.#lengths.upload(lengths);
+  }
+
+  /** Views of the first `count` rows in the host's memory, which `run` reads and writes. */
+  rows(count: number) {
+    const { hiddenSize, numExperts } = this.#ports.config;
+    const block = (at: number, width: number) => this.#attended.data.subarray(at, at + count * width);
+    return {
+      hidden: this.#hidden.data.subarray(0, count * hiddenSize),
+      residual: block(0, hiddenSize),
+      ffnInput: block(DEVICE_ROWS * hiddenSize, hiddenSize),
+      routerLogits: block(2 * DEVICE_ROWS * hiddenSize, numExperts),
+    };
+  }
+
+  /** Takes `hidden` through a layer's attention; through the whole of it, back to `hidden`, if it is dense. */
+  run(layer: number): void {
+    this.#runs[layer] ??= this.#bind(layer);
+    this.#runs[layer].run();
+  }
+
+  release(): void {
+    for (const run of this.#runs) run?.release();
+    for (const each of [this.#hidden, this.#attended]) releaseMirror(each);
+    for (const tensor of [this.#next, this.#pageTable, this.#lengths]) tensor.release();
+  }
+
+  #bind(layer: number): Binding {
+    const { config, layers, pools, cosSin } = this.#ports;
+    const [session, pool] = [layers[layer], pools[layer]];
+    assert(session !== undefined && pool !== undefined, `layer ${layer} exists`);
+    const isDense = config.layerKinds[layer] === "dense";
+    const attended = isDense ? this.#next : this.#attended.device;
+    return session.bind(
+      { hidden: this.#hidden.device, cos_sin: cosSin, pool, page_table: this.#pageTable, lengths: this.#lengths },
+      { attended },
+      {
+        runConfigs: { gpu_graph_id: String(this.#id) },
+        before: [[this.#hidden.host, this.#hidden.device]],
+        after: [[attended, isDense ? this.#hidden.host : this.#attended.host]],
+      },
+    );
+  }
+}
