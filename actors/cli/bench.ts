@@ -11,6 +11,8 @@ import type { Command, CommandContext } from "./command.ts";
 import { natsSettingsOf, TOPOLOGY_FLAGS, topologyOf, CONNECTION_FLAGS } from "./deployment-flags.ts";
 import { badFlag, type FlagValues, integerFlag, noArguments, parseFlags, switchFlag, textFlag } from "./flags.ts";
 import { goodputTable, runGoodput } from "./bench/goodput-run.ts";
+import { projectAll, projectionTable, readReports } from "./bench/project.ts";
+import { STAGE_FLAGS } from "./bench/stage-flags.ts";
 import { workload } from "./bench/workload.ts";
 
 const { store: _store, trace: _trace, ...topologyFlags } = TOPOLOGY_FLAGS;
@@ -36,6 +38,7 @@ const flags = {
     10_000,
   ),
   seconds: integerFlag("N", "with --goodput: measured time of each load", { min: 1, max: 3_600 }, 20),
+  ...STAGE_FLAGS,
   json: switchFlag("print one JSON object"),
   ...CONNECTION_FLAGS,
   ...topologyFlags,
@@ -56,12 +59,16 @@ monolith. Shares are the deployment's during its rounds.
 
 With --goodput it first finds how many requests per second --concurrency at once
 get done (the sustainable load), then sends multiples of that, arriving at random,
-and counts the output tokens of those that meet their deadline.`,
+and counts the output tokens of those that meet their deadline.
+
+With --project it calculates what deployments of whole servers would do, from
+stage times in files: xA yF has x attention and y FFN servers of eight GPUs.`,
   examples: [
     ["rally bench", "32 requests at once"],
     ["rally bench --compare monolith --concurrency 8 --json", "for programs"],
     ["rally bench --goodput --max-tokens 32", "the goodput curve"],
     ["rally bench --micro-batches 3 --replicas 2", "another topology"],
+    ["rally bench --project stages.json", "tokens/s per GPU of whole deployments"],
   ],
   flags,
   run,
@@ -72,6 +79,7 @@ const READ_AT_START = ["GLIBC_TUNABLES", "LD_LIBRARY_PATH"];
 async function run(args: readonly string[], context: CommandContext): Promise<number> {
   const { values, positionals } = parseFlags(flags, args);
   noArguments("bench", positionals);
+  if (values.project.length > 0) return printProjections(values, context);
   if (values.compare !== "monolith") throw badFlag("compare", values.compare, "monolith");
   // The monolith computes in this process, which must have started as the actors start.
   const env = withHugePages(withProvider(values.provider, context.env));
@@ -107,6 +115,24 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   const result = { machine: machine(), concurrency: values.concurrency, rounds: values.rounds, ...comparison };
   if (values.json) context.terminal.write(`${JSON.stringify(result)}\n`);
   else for (const line of table(comparison, values)) context.terminal.write(`${line}\n`);
+  return 0;
+}
+
+async function printProjections(
+  { project, json, "tpot-ms": tpotMs, servers }: FlagValues<typeof flags>,
+  { terminal }: CommandContext,
+): Promise<number> {
+  const reports = await readReports(project);
+  const rows = reports.flatMap(({ measurements }) => measurements);
+  const projected = projectAll(rows, { tpotMs, mostServers: servers });
+  if (projected.length === 0) {
+    throw new RallyError(
+      "bad-settings",
+      "no model's attention, experts, dense and head were all measured in these files",
+    );
+  }
+  if (json) terminal.write(`${JSON.stringify({ tpotMs, projected })}\n`);
+  else for (const line of projectionTable(projected, { tpotMs })) terminal.write(`${line}\n`);
   return 0;
 }
 
