@@ -65,7 +65,7 @@ constexpr int kPageTokens = 64;
 enum class KvType { kE4m3, kBf16, kF32 };
 
 /// A pool of pages of one layer. The layout within a page is the attention kernel's own (see mfa-page.h); only
-/// appendKeyValue writes it and only mfaDecode reads it.
+/// ropeAppend writes it and only mfaDecode reads it.
 struct KvPool {
   void* pages;
   KvType type;
@@ -84,17 +84,36 @@ struct Sequences {
 };
 
 /// Rotates (RoPE, rotate-half, all of headDim) the new token of every sequence at position lengths[s] - 1, appends its key and
-/// value to the pool, and leaves the rotated queries ready for mfaDecode in `rotated` (e4m3 with one scale per token and head for
-/// kE4m3, else as they are).
-/// query [T, numHeads * headDim]; keyValue: key and value side by side in a matrix with `stride` values per token.
+/// value to the pool, and leaves the rotated queries ready for mfaDecode in `rotated` (their layout is the attention kernel's own).
+/// The first token of a page clears the page. A sequence of length 0 is left alone. kE4m3 and kBf16; 64 heads of 256.
+/// query [T, numHeads * headDim]; keyValue: key and value side by side in a matrix with `stride` values per token (a multiple of
+/// 4). cosSin [numPositions, headDim / 2].
 cudaError_t ropeAppend(const Bf16* query, const Bf16* key, const Bf16* value, int keyValueStride, const float2* cosSin,
                        KvPool pool, Sequences sequences, void* rotated, int numHeads, cudaStream_t stream);
 
 /// One new token per sequence against its cache: softmax(q kᵀ / sqrt(headDim)) v for numHeads heads that share keys and values.
-/// out: quantised [T, numHeads * headDim] for oProj (kE4m3, kBf16). workspace: mfaWorkspaceBytes(...).
+/// A sequence of length 0 gets zeros. kE4m3 and kBf16; 64 heads of 256; up to 384 sequences.
+/// out: quantised [T, numHeads * headDim] for oProj. workspace: mfaWorkspaceBytes(...), in any state.
 cudaError_t mfaDecode(const void* rotated, KvPool pool, Sequences sequences, Activations out, int numHeads, void* workspace,
                       cudaStream_t stream);
 size_t mfaWorkspaceBytes(int numSequences, int maxPages, int numHeads, int headDim);
+
+/// New tokens of the f32 kernels, several per sequence if need be (chunks of prompts): row r is the token of sequence
+/// sequences[r] at positions[r]. A row whose sequence is negative is left alone by ropeAppendF32 and gets zeros from mfaDecodeF32.
+struct Rows {
+  const int32_t* sequences;  // [numRows]
+  const int32_t* positions;  // [numRows]
+  int numRows;
+};
+
+/// As ropeAppend for a pool of kF32 and headDim a multiple of 32 up to 256: query, rotated [numRows, numHeads * headDim].
+cudaError_t ropeAppendF32(const float* query, const float* key, const float* value, int keyValueStride, const float2* cosSin,
+                          KvPool pool, Sequences sequences, Rows rows, float* rotated, int numHeads, cudaStream_t stream);
+
+/// Every row against positions 0 to its own, all appended before: causal within a chunk. Lengths of `sequences` are not read.
+/// out [numRows, numHeads * headDim].
+cudaError_t mfaDecodeF32(const float* rotated, KvPool pool, Sequences sequences, Rows rows, float* out, int numHeads,
+                         cudaStream_t stream);
 
 // ---- router and experts --------------------------------------------------------------------------------------------------
 
