@@ -109,7 +109,10 @@ __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequen
       const uint8_t* keys = shared.units[cursor.unit];
       wait(&shared.full[cursor.unit], cursor.parity);
       scorePage<type>(scores, shared.query, keys);
-      if (page == item.to - 1 && isSpeaker) arrive(&shared.queryEmpty);
+      if (page == item.to - 1) {
+        __syncwarp();
+        if (isSpeaker) arrive(&shared.queryEmpty);
+      }
       softmaxPage<type>(scores, state, shrink, queryScales,
                         reinterpret_cast<const float*>(keys + Layout<type>::kKeyBytes), length - page * kPageTokens);
       __syncwarp();
