@@ -63,7 +63,7 @@ export class NativeTensor {
   }
 
   /** Repeats `pattern` through the whole tensor; a device does so by itself, so gigabytes take milliseconds. */
-  fill(pattern: Bytes): void {
+  fillWith(pattern: Bytes): void {
     this.#copy(() => this.#addon.fill(this.handle, pattern));
   }
 

@@ -109,7 +109,8 @@ async function findNvcc(env: NodeJS.ProcessEnv): Promise<string> {
       // Not there.
     }
   }
-  const advice = "install CUDA 13's compiler (with NVIDIA's repository: apt-get install cuda-nvcc-13-0), or name it in NVCC";
+  const advice =
+    "install CUDA 13's compiler (with NVIDIA's repository: apt-get install cuda-nvcc-13-0), or name it in NVCC";
   throw unavailable(`there is no nvcc (${candidates.join(", ")}): ${advice}`);
 }
 

@@ -92,7 +92,10 @@ function experts(
   graph.input("hidden", "f32", [DEVICE_ROWS, hiddenSize]);
   graph.input("shares", "f32", [DEVICE_ROWS, spec.experts.length]);
   const names = spec.experts.map((expert) => `share_${expert}`);
-  graph.integers("ones", names.map(() => 1));
+  graph.integers(
+    "ones",
+    names.map(() => 1),
+  );
   graph.node("Split", ["shares", "ones"], names, { axis: 1 });
   let sum = swiGlu(graph, "hidden", slice(weights.shared(layer), spec), hiddenSize, file, "shared");
   for (const [i, expert] of spec.experts.entries()) {

@@ -55,7 +55,8 @@ describe.skipIf(!(await haveAddon()) || cudaHeaders === undefined)("the operator
         graph.own("AddRmsNormQuantise", ["residual", "weight"], outputs, { epsilon });
         for (const name of outputs) if (name === "data") graph.output(name, "fp8-e4m3", ["tokens", width]);
         for (const name of outputs) if (name === "scales") graph.output(name, "f32", [width / 128, "tokens"]);
-        for (const name of outputs) if (name === "sum" || name === "normed") graph.output(name, "bf16", ["tokens", width]);
+        for (const name of outputs)
+          if (name === "sum" || name === "normed") graph.output(name, "bf16", ["tokens", width]);
       });
     }
 
@@ -63,14 +64,17 @@ describe.skipIf(!(await haveAddon()) || cudaHeaders === undefined)("the operator
       const [residual, weight] = [session.allocate("bf16", [tokens, width]), session.allocate("bf16", [weightWidth])];
       const values = new Random(1).bf16(tokens * width);
       residual.upload(values);
-      weight.fill(toBf16(Float64Array.of(1)));
+      weight.fillWith(toBf16(Float64Array.of(1)));
       return { values, residual, weight };
     }
 
     it("copies what it is not bound to in place, and leaves its input alone", () => {
       const session = open(["sum", "", "", "normed"]);
       const { values, residual, weight } = inputs(session);
-      const [sum, normed] = [session.allocate("bf16", [numTokens, width]), session.allocate("bf16", [numTokens, width])];
+      const [sum, normed] = [
+        session.allocate("bf16", [numTokens, width]),
+        session.allocate("bf16", [numTokens, width]),
+      ];
       session.bind({ residual, weight }, { sum, normed }).run();
       expect([...sum.download(new Uint16Array(values.length))]).toEqual([...values]);
       expect([...residual.download(new Uint16Array(values.length))]).toEqual([...values]);
@@ -90,10 +94,13 @@ describe.skipIf(!(await haveAddon()) || cudaHeaders === undefined)("the operator
         for (const name of ["third", "again"]) graph.output(name, "bf16", ["tokens", width]);
       });
       const { residual, weight } = inputs(session);
-      const [third, again] = [session.allocate("bf16", [numTokens, width]), session.allocate("bf16", [numTokens, width])];
+      const [third, again] = [
+        session.allocate("bf16", [numTokens, width]),
+        session.allocate("bf16", [numTokens, width]),
+      ];
       const partials = session.allocate("bf16", [1, numTokens, width]);
-      residual.fill(toBf16(Float64Array.of(1)));
-      partials.fill(toBf16(Float64Array.of(0.5)));
+      residual.fillWith(toBf16(Float64Array.of(1)));
+      partials.fillWith(toBf16(Float64Array.of(0.5)));
       session.bind({ residual, weight, partials }, { third, again }).run();
       const read = (tensor: typeof third) => new Set(fromBf16(tensor.download(new Uint16Array(numTokens * width))));
       expect([read(third), read(again)]).toEqual([new Set([2.5]), new Set([1.5])]);
@@ -102,9 +109,16 @@ describe.skipIf(!(await haveAddon()) || cudaHeaders === undefined)("the operator
     it("has outputs that may be left out at the end", () => {
       const session = open(["sum", "data", "scales"]);
       const { values, residual, weight } = inputs(session);
-      const [data, scales] = [session.allocate("fp8-e4m3", [numTokens, width]), session.allocate("f32", [2, numTokens])];
+      const [data, scales] = [
+        session.allocate("fp8-e4m3", [numTokens, width]),
+        session.allocate("f32", [2, numTokens]),
+      ];
       session.bind({ residual, weight }, { sum: residual, data, scales }).run();
-      const found = fromQuantised(data.download(new Uint8Array(values.length)), scales.download(new Float32Array(6)), 3);
+      const found = fromQuantised(
+        data.download(new Uint8Array(values.length)),
+        scales.download(new Float32Array(6)),
+        3,
+      );
       const expected = rmsNorm(fromBf16(values), new Float64Array(width).fill(1), 1e-5);
       for (const [i, value] of found.entries()) expect(value).toBeCloseTo(expected[i] as number, 0);
     });
@@ -112,7 +126,10 @@ describe.skipIf(!(await haveAddon()) || cudaHeaders === undefined)("the operator
     it("does nothing for no tokens", () => {
       const session = open(["sum", "", "", "normed"]);
       const { residual, weight } = inputs(session, width, 0);
-      const binding = session.bind({ residual, weight }, { sum: residual, normed: session.allocate("bf16", [0, width]) });
+      const binding = session.bind(
+        { residual, weight },
+        { sum: residual, normed: session.allocate("bf16", [0, width]) },
+      );
       expect(() => binding.run()).not.toThrow();
     });
 
@@ -175,7 +192,9 @@ describe.skipIf(!(await haveAddon()) || cudaHeaders === undefined)("the operator
     });
 
     it("sizes that the kernel does not do", () => {
-      expect(() => run(257, 2 ** 20)).toThrow(refused(/rally.Fp8Gemm: its kernel does not do these sizes: T = 257, K = 256/));
+      expect(() => run(257, 2 ** 20)).toThrow(
+        refused(/rally.Fp8Gemm: its kernel does not do these sizes: T = 257, K = 256/),
+      );
     });
   });
 });
@@ -183,7 +202,10 @@ describe.skipIf(!(await haveAddon()) || cudaHeaders === undefined)("the operator
 describe.skipIf(!(await haveAddon()))("sizes", () => {
   it("come from the library, or a typed error does", () => {
     expect(() => new KernelSizes("/no/such/library.so").kvPage("e4m3", 256)).toThrow(
-      expect.objectContaining({ code: "provider-unavailable", message: expect.stringContaining("/no/such/library.so") }),
+      expect.objectContaining({
+        code: "provider-unavailable",
+        message: expect.stringContaining("/no/such/library.so"),
+      }),
     );
   });
 });

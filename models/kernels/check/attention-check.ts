@@ -50,8 +50,8 @@ export function runAttentionCheck(check: AttentionCheck, place: Place, cudaGraph
     upload("cos_sin", cosSin);
     upload("page_table", pageTable(lengths));
     // Whatever pages held before must not matter; workspaces are zeroed once.
-    inputs.get("pool")?.fill(random.e4m3(4099));
-    inputs.get("workspace")?.fill(new Uint8Array(1));
+    inputs.get("pool")?.fillWith(random.e4m3(4099));
+    inputs.get("workspace")?.fillWith(new Uint8Array(1));
     const cache = lengths.map(() => ({ keys: [] as Float64Array[], values: [] as Float64Array[] }));
     let verdict: Verdict = { error: 0 };
     const numSteps = Math.max(...lengths);
@@ -64,7 +64,7 @@ export function runAttentionCheck(check: AttentionCheck, place: Place, cudaGraph
       upload("query", query);
       upload("key_value", keyValue);
       upload("lengths", now);
-      for (const tensor of outputs.values()) tensor.fill(poison(tensor.type, 1));
+      for (const tensor of outputs.values()) tensor.fillWith(poison(tensor.type, 1));
       binding.run();
       // The run that captures a CUDA graph appends its tokens more than once, each time the same.
       now.forEach((length, s) => {

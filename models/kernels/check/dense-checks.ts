@@ -110,7 +110,12 @@ function embed(random: Random, numTokens: number, vocab: number, width: number):
   return {
     inputs: { ids: i32(ids, numTokens), table: bf16(table, vocab, width) },
     outputs: { out: ["bf16", [numTokens, width]] },
-    judge: (found) => exactly("out", found.bf16("out"), rows.flatMap((row) => [...row])),
+    judge: (found) =>
+      exactly(
+        "out",
+        found.bf16("out"),
+        rows.flatMap((row) => [...row]),
+      ),
   };
 }
 
@@ -137,7 +142,11 @@ function topCandidates(random: Random, workspace: number, { numTokens, stride, v
     judge: (found) =>
       all(
         exactly("ids", found.i32("ids"), best.flat()),
-        exactly("values", found.f32("values"), best.flatMap((ids, t) => ids.map((id) => rows[t]?.[id] as number))),
+        exactly(
+          "values",
+          found.f32("values"),
+          best.flatMap((ids, t) => ids.map((id) => rows[t]?.[id] as number)),
+        ),
         judge("log_sum", found.f32("log_sum"), Float64Array.from(logSums), { absolute: 1e-4, relative: 1e-5 }),
       ),
   };

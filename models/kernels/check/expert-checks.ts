@@ -42,8 +42,14 @@ function expertFfn(random: Random, workspace: number, shard: Shard): OpCase {
   const expertWeights = random.f32(expertIds.length).map(Math.abs);
   const shared = numLocal - 1;
   const localOf = Int32Array.from({ length: numExperts }, (_, e) => (e < shared ? e : -1));
-  const [gateUp, gateUpScales] = [random.e4m3(numLocal * 2 * inter * width), random.scales(numLocal * ((2 * inter) / 128) * (width / 128), 0.1)];
-  const [down, downScales] = [random.e4m3(numLocal * width * inter), random.scales(numLocal * (width / 128) * (inter / 128), 0.1)];
+  const [gateUp, gateUpScales] = [
+    random.e4m3(numLocal * 2 * inter * width),
+    random.scales(numLocal * ((2 * inter) / 128) * (width / 128), 0.1),
+  ];
+  const [down, downScales] = [
+    random.e4m3(numLocal * width * inter),
+    random.scales(numLocal * (width / 128) * (inter / 128), 0.1),
+  ];
   const x = fromQuantised(data, scales, numTokens);
   const expected = new Float64Array(numTokens * width);
   for (let local = 0; local < numLocal; local++) {

@@ -57,7 +57,8 @@ export function attend(
     });
     const weights = softmax(logits);
     values.forEach((value, p) => {
-      for (let i = 0; i < headDim; i++) out[from + i] = (out[from + i] as number) + (weights[p] as number) * (value[i] as number);
+      for (let i = 0; i < headDim; i++)
+        out[from + i] = (out[from + i] as number) + (weights[p] as number) * (value[i] as number);
     });
   }
   return out;

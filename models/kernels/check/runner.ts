@@ -22,7 +22,12 @@ export interface Place {
 const NUM_ROUNDS = 3;
 
 /** Opens a session with the operators of `place`. */
-export function openGraph(place: Place, name: string, fill: (graph: OnnxGraph) => void, cudaGraph = false): NativeSession {
+export function openGraph(
+  place: Place,
+  name: string,
+  fill: (graph: OnnxGraph) => void,
+  cudaGraph = false,
+): NativeSession {
   const graph = new OnnxGraph(name);
   fill(graph);
   const file = path.join(place.folder, `${name}.onnx`);
@@ -48,7 +53,8 @@ export function runCheck(check: OpCheck, place: Place, cudaGraph: boolean): Verd
     write(inputs, first);
     if (cudaGraph) binding.run();
     for (const each of cases) {
-      for (const [name, tensor] of outputs) if (!inputs.has(ALIASES[name] ?? "")) tensor.fill(poison(tensor.type, 1));
+      for (const [name, tensor] of outputs)
+        if (!inputs.has(ALIASES[name] ?? "")) tensor.fillWith(poison(tensor.type, 1));
       write(inputs, each, "but workspaces");
       binding.run();
       const found = each.judge(finder(outputs));
@@ -74,7 +80,10 @@ function addNode(graph: OnnxGraph, op: string, { inputs, outputs, attributes }: 
 
 type Tensors = ReadonlyMap<string, NativeTensor>;
 
-function bindCase(session: NativeSession, { inputs, outputs }: OpCase): { inputs: Tensors; outputs: Tensors; binding: Binding } {
+function bindCase(
+  session: NativeSession,
+  { inputs, outputs }: OpCase,
+): { inputs: Tensors; outputs: Tensors; binding: Binding } {
   const fed = new Map(Object.entries(inputs).map(([name, { type, dims }]) => [name, session.allocate(type, dims)]));
   const fetched = new Map(
     Object.entries(outputs).map(([name, [type, dims]]) => {

@@ -124,7 +124,7 @@ describe.skipIf(!(await haveAddon()))("the addon", () => {
       state.upload(f32(1, 1, 1, 1));
       const binding = session.bind({ state, x }, { next }, { before: [[fed, x]], after: [[next, fetched]] });
       for (const value of [1, 2]) {
-        fed.fill(f32(value));
+        fed.fillWith(f32(value));
         binding.run();
         expect([...fetched.download(new Float32Array(4))]).toEqual([1, 1, 1, 1].map((one) => one + value));
       }
@@ -203,27 +203,29 @@ describe.skipIf(!(await haveAddon()))("the addon", () => {
     it("are written, read and filled in part and as a whole", () => {
       const tensor = open().allocate("i32", [7]);
       const read = () => [...tensor.download(new Int32Array(7))];
-      tensor.fill(Int32Array.of(1, 2, 3));
+      tensor.fillWith(Int32Array.of(1, 2, 3));
       expect(read()).toEqual([1, 2, 3, 1, 2, 3, 1]);
-      tensor.fill(Int32Array.of(9, 8, 7, 6, 5, 4, 3, 2, 1));
+      tensor.fillWith(Int32Array.of(9, 8, 7, 6, 5, 4, 3, 2, 1));
       expect(read()).toEqual([9, 8, 7, 6, 5, 4, 3]);
-      tensor.fill(new Uint8Array(1));
+      tensor.fillWith(new Uint8Array(1));
       tensor.upload(Int32Array.of(5, 6), 8);
       expect(read()).toEqual([0, 0, 5, 6, 0, 0, 0]);
       expect([...tensor.download(new Int32Array(2), 12)]).toEqual([6, 0]);
-      open().allocate("f32", [0]).fill(f32(1));
+      open().allocate("f32", [0]).fillWith(f32(1));
     });
 
     it("refuse what does not lie in them, and are closed after release", () => {
       const session = open();
       const tensor = session.allocate("i32", [7]);
-      expect(() => tensor.upload(new Int32Array(8))).toThrow(refused("32 bytes from 0 on do not lie in a tensor of 28"));
+      expect(() => tensor.upload(new Int32Array(8))).toThrow(
+        refused("32 bytes from 0 on do not lie in a tensor of 28"),
+      );
       expect(() => tensor.download(new Int32Array(1), 28)).toThrow(refused("4 bytes from 28"));
       expect(() => tensor.download(new Int32Array(1), -4)).toThrow(refused("not a size"));
-      expect(() => tensor.fill(new Uint8Array(0))).toThrow(refused("nothing to fill"));
+      expect(() => tensor.fillWith(new Uint8Array(0))).toThrow(refused("nothing to fill"));
       expect(() => session.deviceMemory()).toThrow(refused("no device"));
       tensor.release();
-      expect(() => tensor.fill(new Uint8Array(1))).toThrow(closed);
+      expect(() => tensor.fillWith(new Uint8Array(1))).toThrow(closed);
     });
   });
 
