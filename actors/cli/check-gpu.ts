@@ -6,6 +6,7 @@ import { addonFile } from "../../infra/native/build.ts";
 import { compiledFile } from "../../infra/own-file.ts";
 import type { Provider } from "../../infra/session.ts";
 import { cacheFolder } from "../../infra/settings.ts";
+import { kernelsFile } from "../../models/kernels/build.ts";
 import type { Check } from "./check.ts";
 
 const run = promisify(execFile);
@@ -21,9 +22,9 @@ export async function checkGpu(provider: Provider, ports = systemCudaPorts(proce
     return [{ name: "GPU", state: "ok", found }];
   }
   const lack: Lack = provider === "cuda" ? "missing" : "warning";
-  const checks = [...needs, addonNeed(ports.env)].map(({ name, ...rest }): Check => ({
+  const checks = [...needs, addonNeed(ports.env), kernelsNeed(ports.env)].map(({ name, ...rest }): Check => ({
     name,
-    state: rest.advice === undefined ? "ok" : name === ADDON ? "warning" : lack,
+    state: rest.advice === undefined ? "ok" : OPTIONAL.includes(name) ? "warning" : lack,
     ...rest,
   }));
   if (needs.some(({ advice }) => advice !== undefined)) return checks;
@@ -33,12 +34,25 @@ export async function checkGpu(provider: Provider, ports = systemCudaPorts(proce
 }
 
 const ADDON = "native addon";
+const KERNELS = "CUDA kernels";
+/** ONNX Runtime computes without them. */
+const OPTIONAL = [ADDON, KERNELS];
 
 /** Without it onnxruntime-node computes, more slowly, so its absence is worth a word, no more. */
 function addonNeed(env: NodeJS.ProcessEnv): Need {
   const file = addonFile(cacheFolder(env));
   if (existsSync(file)) return { name: ADDON, found: file };
   return { name: ADDON, found: "not built", advice: "rally gpu setup builds it where there is a C++ compiler" };
+}
+
+function kernelsNeed(env: NodeJS.ProcessEnv): Need {
+  const file = kernelsFile(cacheFolder(env));
+  if (existsSync(file)) return { name: KERNELS, found: file };
+  return {
+    name: KERNELS,
+    found: "not built",
+    advice: "rally gpu setup builds them where there is CUDA's compiler nvcc",
+  };
 }
 
 /** Runs a graph, in a process of its own, as the actors have. */

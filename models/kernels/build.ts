@@ -63,16 +63,24 @@ export async function buildKernels({ cacheDir, headerFolder, env, progress }: Bu
     const waiting = all.map((source, i) => ({ source, object: path.join(scratch, `${i}.o`) }));
     const objects = waiting.map(({ object }) => object);
     let numDone = 0;
+    // One that fails ends the others.
+    const failed = new AbortController();
     const compile = async () => {
       for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
         progress(`CUDA kernels: compiling with ${nvcc} (${numDone} of ${all.length} files done)`);
         const { source, object } = next;
-        await call(nvcc, [...COMPILE, "-isystem", headerFolder, "-I", SOURCES, "-c", "-o", object, source], env);
+        const args = [...COMPILE, "-isystem", headerFolder, "-I", SOURCES, "-c", "-o", object, source];
+        try {
+          await call(nvcc, args, env, failed.signal);
+        } catch (thrown) {
+          failed.abort();
+          throw thrown;
+        }
         numDone++;
       }
     };
     await Promise.all(Array.from({ length: Math.min(os.availableParallelism(), all.length) }, compile));
-    await call(nvcc, [...LINK, "-o", path.join(built, LIBRARY), ...objects], env);
+    await call(nvcc, [...LINK, "-o", path.join(built, LIBRARY), ...objects], env, failed.signal);
     // Atomic: others see all of it or nothing. Somebody else may have been faster.
     await rename(built, path.dirname(file)).catch((error: unknown) => {
       if (!existsSync(file)) throw error;
@@ -81,9 +89,9 @@ export async function buildKernels({ cacheDir, headerFolder, env, progress }: Bu
   return file;
 }
 
-async function call(nvcc: string, args: readonly string[], env: NodeJS.ProcessEnv): Promise<void> {
+async function call(nvcc: string, args: readonly string[], env: NodeJS.ProcessEnv, signal: AbortSignal): Promise<void> {
   try {
-    await run(nvcc, [...args], { env, timeout: LIMIT_MS, maxBuffer: 2 ** 26 });
+    await run(nvcc, [...args], { env, signal, timeout: LIMIT_MS, maxBuffer: 2 ** 26 });
   } catch (cause) {
     const text = cause instanceof Error && "stderr" in cause ? String(cause.stderr) : String(cause);
     throw unavailable(`${nvcc} did not compile them: ${text.slice(0, 2000)}`, cause);

@@ -11,7 +11,7 @@ export interface HostTensor {
   readonly data: Data;
 }
 
-export type OutputType = readonly [type: HostTensor["type"], dims: readonly number[]];
+type OutputType = readonly [type: HostTensor["type"], dims: readonly number[]];
 
 /** One operator with inputs, and what its outputs should be. */
 export interface OpCase {

@@ -22,18 +22,19 @@ beforeEach(() => {
 afterEach(() => rmSync(dir, { recursive: true }));
 
 const gpu = (...args: readonly string[]) =>
-  rally([gpuCommand], ["gpu", ...args], { env: { XDG_CACHE_HOME: dir, PATH: "/nowhere" } });
+  rally([gpuCommand], ["gpu", ...args], { env: { XDG_CACHE_HOME: dir, PATH: "/nowhere", NVCC: "/no/such/nvcc" } });
 
 test.each([[[]], [["start"]], [["setup", "again"]]])("knows setup only, not %j", async (args) => {
   const { status, stderr } = await gpu(...args);
   expect([status, stderr]).toEqual([2, expect.stringContaining("rally gpu knows setup only")]);
 });
 
-test("what is there is not fetched again; an addon that cannot be built is said and no failure", async () => {
+test("what is there is not fetched again; what cannot be built is said and no failure", async () => {
   const { status, stdout } = await gpu("setup");
   expect(status).toBe(0);
   expect(stdout).toContain("ONNX Runtime 1.29.0, CUDA provider: there already (a test)");
   expect(stdout).toMatch(/the native addon could not be built: there is no C\+\+ compiler/);
+  expect(stdout).toMatch(/the CUDA kernels could not be built: there is no nvcc \(\/no\/such\/nvcc\)/);
 });
 
 test("for programs it is one object", async () => {
@@ -44,5 +45,6 @@ test("for programs it is one object", async () => {
     fetched: false,
     libraries: path.join(runtimeFolder(path.join(dir, "rally")), "lib"),
     addonError: { code: "provider-unavailable" },
+    kernelsError: { code: "provider-unavailable" },
   });
 });
