@@ -24,7 +24,7 @@ void load_ort(const std::string& path) {
     throw Failure("library", path + " is ONNX Runtime " + base()->GetVersionString() + ", too old for this addon");
   }
   loaded = api;
-  check(api->CreateEnv(ORT_LOGGING_LEVEL_WARNING, "rally", &env), "library");
+  check(api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "rally", &env), "library");
   check(api->DisableTelemetryEvents(env), "library");
 }
 
