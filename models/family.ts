@@ -9,6 +9,8 @@ export interface OpenOptions {
   readonly provider?: Provider;
   /** Folder for the graphs made from the weights; the user's cache folder unless given. */
   readonly cacheDir?: string;
+  /** How much KV cache to set aside on a GPU: tokens of all sequences together. One sequence at its longest fits in any case. */
+  readonly kvRoom?: { readonly numTokens: number; readonly numSequences: number };
   /** Told what is being done when it takes a while. */
   readonly progress?: (text: string) => void;
   /** Told what works, but not as well as it could. */

@@ -95,11 +95,22 @@ function defaultKvTokens({ numLayers, headDim, contextLength }: ModelConfig): nu
   return Math.min(most, Math.max(contextLength, Math.floor(DEFAULT_KV_BYTES / tokenBytes)));
 }
 
+/**
+ * What may be held for a moment beyond `maxKvTokens`: a sequence that was ended keeps its slot until its micro-batch is back from its
+ * pass, while the others begin new ones.
+ */
+function kvRoomFor(maxKvTokens: number) {
+  const { maxSequences, prefillTokens } = settings;
+  return { numTokens: maxKvTokens + 2 * maxMicroBatches() * prefillTokens, numSequences: 2 * maxSequences };
+}
+
 async function start(): Promise<void> {
   const progress = (text: string) => post({ kind: "progress", text });
   const config = await loadConfig(settings.modelDir);
   const { modelDir, provider } = settings;
-  const stages = await openAttentionStages(modelDir, { numThreads, provider, progress, warn });
+  const maxKvTokens = settings.maxKvTokens ?? defaultKvTokens(config);
+  const kvRoom = kvRoomFor(maxKvTokens);
+  const stages = await openAttentionStages(modelDir, { numThreads, provider, kvRoom, progress, warn });
   const { ffn, place, close } = await openFfn(config);
   const { microBatches } = settings;
   const engine = new Engine({
@@ -112,7 +123,7 @@ async function start(): Promise<void> {
       failed: (key, error) => post({ kind: "sequenceFailed", key, error: error.toWire() }),
     },
     maxSequences: settings.maxSequences,
-    maxKvTokens: settings.maxKvTokens ?? defaultKvTokens(config),
+    maxKvTokens,
     maxMicroBatches: maxMicroBatches(),
     microBatches: () => (microBatches === "auto" ? meter.microBatches(maxMicroBatches()) : microBatches),
     prefillTokens: settings.prefillTokens,

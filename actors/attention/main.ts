@@ -1,7 +1,7 @@
 import { systemClock } from "../../infra/clock.ts";
 import { RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
-import { isOutOfMemory } from "../../infra/out-of-memory.ts";
+import { isProcessFault } from "../../infra/process-fault.ts";
 import { hashModel, loadConfig } from "../../models/load.ts";
 import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
 import { Placements } from "../protocol/placement.ts";
@@ -38,7 +38,7 @@ async function start(settings: AttentionSettings, process: RoleProcess): Promise
   });
   const failed = (key: number, error: RallyError) => {
     // Not the request's fault: it comes back to another actor, or to this one when it has started anew.
-    if (isOutOfMemory(error)) process.fail(error);
+    if (isProcessFault(error)) process.fail(error);
     else actor?.failed(key, error);
   };
   const ready = engine.ready();

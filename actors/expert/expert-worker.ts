@@ -38,7 +38,7 @@ async function start(): Promise<void> {
     epoch: () => epoch,
     maxWaitingBatches: settings.maxWaitingBatches,
     observer: meter,
-    outOfMemory: (error) => post({ kind: "failed", error: error.toWire() }),
+    faulted: (error) => post({ kind: "failed", error: error.toWire() }),
   });
   expert.serve();
   await nats.bus.flush();

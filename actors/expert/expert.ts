@@ -3,7 +3,7 @@ import type { Bus, BusMessage, Subscription } from "../../infra/bus.ts";
 import type { Clock } from "../../infra/clock.ts";
 import { ScratchEncoder } from "../../infra/codec.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
-import { isOutOfMemory } from "../../infra/out-of-memory.ts";
+import { isProcessFault } from "../../infra/process-fault.ts";
 import { toWireF32, type WireDtype } from "../../infra/tensor.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { FfnShard } from "../../models/stages.ts";
@@ -29,8 +29,8 @@ export interface ExpertOptions {
   readonly epoch: () => number;
   readonly maxWaitingBatches: number;
   readonly observer: ExpertObserver;
-  /** There was no memory for a run: the process is to end, and to start anew. */
-  readonly outOfMemory: (error: RallyError) => void;
+  /** No memory for a run, or a GPU that was lost: the process is to end, and to start anew. */
+  readonly faulted: (error: RallyError) => void;
 }
 
 /** Times in milliseconds of `clock.elapsed()`. */
@@ -151,11 +151,11 @@ export class Expert {
         this.#answerAll(batches, output, from);
       } catch (thrown) {
         const failure = RallyError.from(thrown, "session-failed");
-        const isOver = isOutOfMemory(failure);
+        const isOver = isProcessFault(failure);
         // Another replica may have the memory for it, or this one once it has started anew.
         const said = isOver ? new RallyError("closed", `this expert actor ends: ${failure.message}`) : failure;
         for (const { batch, reply } of batches) this.#refuse(batch, reply, said);
-        if (isOver) this.#options.outOfMemory(failure);
+        if (isOver) this.#options.faulted(failure);
       }
       for (const { hidden } of batches) this.#inputs.giveBack(hidden);
       // Graphs block this thread: here answers go out, and batches come in that may share the next run.

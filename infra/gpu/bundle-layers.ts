@@ -38,8 +38,10 @@ export function appLayer({ packageRoot, builtFolders }: BundleSources): BundleEn
   return [
     { target: "package.json", from: path.join(packageRoot, "package.json") },
     ...folder(path.join(packageRoot, "dist"), "dist", isProgram),
-    // The addon's file is named by the hash of its sources.
-    ...folder(path.join(packageRoot, "infra/native"), "infra/native", (name) => /\.(cc|h)$/.test(name)),
+    // What is built is named by the hash of its sources.
+    ...["infra/native", "models/kernels"].flatMap((name) =>
+      folder(path.join(packageRoot, name), name, (file) => /\.(cu|cc|h)$/.test(file)),
+    ),
     ...builtFolders.flatMap((built) => folder(built, `cache/${path.basename(built)}`)),
     { target: "node_modules", link: "../base/node_modules" },
     { target: "models/step3-tiny", link: "../../base/models/step3-tiny" },

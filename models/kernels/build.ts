@@ -14,12 +14,38 @@ const run = promisify(execFile);
 
 const SOURCES = path.join(packageRoot, "models", "kernels");
 const OPERATORS = path.join(SOURCES, "ops");
-const LIBRARY = "librally_kernels.so";
-/** Hopper's own instructions are not part of what newer GPUs run, so there is code for it alone. */
-const ARCHITECTURE = ["-gencode=arch=compute_90a,code=sm_90a"];
-const COMPILE = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden", ...ARCHITECTURE];
+const COMPILE = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"];
 /** With CUDA's runtime inside it loads on any machine. ONNX Runtime would unload it with each session. */
-const LINK = ["-shared", "-cudart=static", "-Xlinker=-z,nodelete,-z,defs,--exclude-libs,ALL", ...ARCHITECTURE];
+const LINK = ["-shared", "-cudart=static", "-Xlinker=-z,nodelete,--exclude-libs,ALL"];
+/** Operators whose kernels Hopper alone can run. */
+export const HOPPER_ONLY = ["all-operators.cc", "attention-ops.cc", "expert-ops.cc", "head-ops.cc", "sizes.cc"];
+
+/** A library of operators: those with Hopper's own instructions, or those in f32, which run on any GPU. */
+export type KernelKind = "hopper" | "f32";
+
+interface KernelLibrary {
+  readonly name: string;
+  readonly architecture: readonly string[];
+  /** What is compiled, and the headers beside it. */
+  readonly sources: readonly string[];
+}
+
+function libraryOf(kind: KernelKind): KernelLibrary {
+  const operators = sources(OPERATORS, /\.(cc|h)$/);
+  if (kind === "hopper") {
+    // Hopper's own instructions are not part of what newer GPUs run, so there is code for it alone.
+    const architecture = ["-gencode=arch=compute_90a,code=sm_90a"];
+    return { name: "librally_kernels.so", architecture, sources: [...sources(SOURCES, /\.(cu|h)$/), ...operators] };
+  }
+  const shared = operators.filter((file) => !HOPPER_ONLY.includes(path.basename(file)));
+  return {
+    name: "librally_f32.so",
+    // The driver makes code of the first for GPUs that there is none for.
+    architecture: ["-gencode=arch=compute_75,code=compute_75", "-gencode=arch=compute_90,code=sm_90"],
+    sources: [...sources(path.join(SOURCES, "f32"), /\.(cu|cc|h)$/), path.join(SOURCES, "kernels.h"), ...shared],
+  };
+}
+
 /** nvcc takes minutes, but not hours. */
 const LIMIT_MS = 30 * 60_000;
 
@@ -32,17 +58,17 @@ export interface BuildKernelsOptions {
 }
 
 /** Where the library of operators is, or would be, once built from these very sources for this very ONNX Runtime. */
-export function kernelsFile(cacheDir: string): string {
-  const hash = createHash("sha256").update(JSON.stringify([installedOrt().version, COMPILE, LINK]));
-  for (const file of [...sources(SOURCES, /\.(cu|h)$/), ...sources(OPERATORS, /\.(cc|h)$/)]) {
-    hash.update(`${path.relative(SOURCES, file)}\n`).update(readFileSync(file));
-  }
-  return path.join(cacheDir, `kernels-${hash.digest("hex").slice(0, 16)}`, LIBRARY);
+export function kernelsFile(cacheDir: string, kind: KernelKind = "hopper"): string {
+  const library = libraryOf(kind);
+  const { version } = installedOrt();
+  const hash = createHash("sha256").update(JSON.stringify([version, COMPILE, LINK, library.architecture]));
+  for (const file of library.sources) hash.update(`${path.relative(SOURCES, file)}\n`).update(readFileSync(file));
+  return path.join(cacheDir, `kernels-${hash.digest("hex").slice(0, 16)}`, library.name);
 }
 
 /** The library, for `customOpLibraries`. RallyError `provider-unavailable` if it has not been built. */
-export function requireKernels(cacheDir: string): string {
-  const file = kernelsFile(cacheDir);
+export function requireKernels(cacheDir: string, kind: KernelKind = "hopper"): string {
+  const file = kernelsFile(cacheDir, kind);
   if (existsSync(file)) return file;
   const message = `the CUDA kernels are not there (${file}): rally gpu setup builds them, with CUDA's compiler nvcc`;
   throw new RallyError("provider-unavailable", message, { file });
@@ -50,13 +76,15 @@ export function requireKernels(cacheDir: string): string {
 
 /**
  * Compiles the CUDA kernels and their operators unless that is done. RallyError `provider-unavailable` where there is no nvcc, or one
- * that does not build for compute capability 9.0.
+ * that does not build for these GPUs.
  */
-export async function buildKernels({ cacheDir, headerFolder, env, progress }: BuildKernelsOptions): Promise<string> {
-  const file = kernelsFile(cacheDir);
+export async function buildKernels(options: BuildKernelsOptions, kind: KernelKind = "hopper"): Promise<string> {
+  const { cacheDir, headerFolder, env, progress } = options;
+  const file = kernelsFile(cacheDir, kind);
   if (existsSync(file)) return file;
   const nvcc = await findNvcc(env);
-  const all = [...sources(SOURCES, /\.cu$/), ...sources(OPERATORS, /\.cc$/)];
+  const { name, architecture, sources: files } = libraryOf(kind);
+  const all = files.filter((source) => !source.endsWith(".h"));
   await inScratch(cacheDir, async (scratch) => {
     const built = path.join(scratch, "kernels");
     await mkdir(built);
@@ -69,7 +97,7 @@ export async function buildKernels({ cacheDir, headerFolder, env, progress }: Bu
       for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
         progress(`CUDA kernels: compiling with ${nvcc} (${numDone} of ${all.length} files done)`);
         const { source, object } = next;
-        const args = [...COMPILE, "-isystem", headerFolder, "-I", SOURCES, "-c", "-o", object, source];
+        const args = [...COMPILE, ...architecture, "-isystem", headerFolder, "-I", SOURCES, "-c", "-o", object, source];
         try {
           await call(nvcc, args, env, failed.signal);
         } catch (thrown) {
@@ -80,7 +108,7 @@ export async function buildKernels({ cacheDir, headerFolder, env, progress }: Bu
       }
     };
     await Promise.all(Array.from({ length: Math.min(os.availableParallelism(), all.length) }, compile));
-    await call(nvcc, [...LINK, "-o", path.join(built, LIBRARY), ...objects], env, failed.signal);
+    await call(nvcc, [...LINK, ...architecture, "-o", path.join(built, name), ...objects], env, failed.signal);
     // Atomic: others see all of it or nothing. Somebody else may have been faster.
     await rename(built, path.dirname(file)).catch((error: unknown) => {
       if (!existsSync(file)) throw error;

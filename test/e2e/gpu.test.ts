@@ -1,3 +1,4 @@
+import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -5,6 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { checkAddon } from "../../actors/cli/check-gpu.ts";
 import type { GenerateOptions } from "../../actors/client/rally-client.ts";
 import type { Topology } from "../../actors/supervisor/topology.ts";
+import { packageRoot } from "../../infra/own-file.ts";
 import { openOrtSession } from "../../infra/ort-session.ts";
 import { openAttentionStages, openFfnShard, shardSpecs } from "../../models/load.ts";
 import { openCudaSession } from "../../models/open-session.ts";
@@ -12,8 +14,10 @@ import { haveAddon } from "../support/addon.ts";
 import { BUNDLED_MODEL, startDeployment } from "../support/deployment.ts";
 import { Forward } from "../support/forward.ts";
 import { haveGpu } from "../support/gpu.ts";
+import { SMALL_MODEL, writeRandomCheckpoint } from "../support/random-checkpoint.ts";
 import { tokensOf } from "../support/requests.ts";
 import { sessionContract } from "../infra/session.contract.ts";
+import { stagesContract } from "../models/step3/stages.contract.ts";
 
 /** Largest difference of a logit, of magnitudes around 10, between the same sums in another order. */
 const LOGIT_TOLERANCE = 1e-3;
@@ -32,6 +36,44 @@ describe.skipIf(!hasGpu)("on a GPU", () => {
 
   describe.skipIf(!hasAddon)("with the addon", () => {
     sessionContract("addon on cuda", openCudaSession);
+
+    describe("keys and values on the device", () => {
+      let dir: string;
+      beforeAll(() => {
+        dir = mkdtempSync(path.join(tmpdir(), "rally-gpu-"));
+        writeRandomCheckpoint(dir, SMALL_MODEL);
+      });
+      afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+      async function open(numTokens = 200_000): Promise<Forward> {
+        const warnings: string[] = [];
+        const warn = (text: string) => warnings.push(text);
+        const kvRoom = { numTokens, numSequences: 32 };
+        const options = { numThreads: 1, provider: "cuda", cacheDir: path.join(dir, "cache"), kvRoom, warn } as const;
+        const stages = await openAttentionStages(dir, options);
+        const shards = shardSpecs(stages.config, 2).map((spec) => openFfnShard(dir, spec, options));
+        expect(warnings).toEqual([]);
+        return new Forward(stages, await Promise.all(shards));
+      }
+
+      stagesContract("on cuda", () => open());
+
+      it("that do not fit are an error at once, and harm nobody", async () => {
+        const small = await open();
+        await expect(open(1e11)).rejects.toMatchObject({ code: "out-of-memory" });
+        await small.pass(small.cache(1), [1, 2, 3], [0]);
+        await small.release();
+      });
+
+      it("a kernel that fails loses the device for its process, and says so", () => {
+        const program = path.join(packageRoot, "test/support/lose-device.mjs");
+        const output = execFileSync(process.execPath, [program], {
+          encoding: "utf8",
+          stdio: ["ignore", "pipe", "ignore"],
+        });
+        expect(JSON.parse(output)).toEqual({ before: "ok", during: "device-lost", after: "device-lost" });
+      });
+    });
 
     it("keeps tensors on the device, replays CUDA graphs, runs lanes beside each other", async () => {
       expect(await checkAddon("cuda", process.env, "missing")).toMatchObject({ state: "ok" });

@@ -1,6 +1,6 @@
 // Checks f32-attention.cu against f64 on the host: fresh random inputs, odd sizes, scattered pages, poisoned memory. `f32-attention small`
 // does a few sizes only, for compute-sanitizer.
-#include "f32-attention.h"
+#include "f32/f32-attention.h"
 
 #include <algorithm>
 #include <cmath>

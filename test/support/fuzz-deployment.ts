@@ -65,7 +65,7 @@ export class FuzzDeployment {
           epoch: () => EPOCH,
           maxWaitingBatches: 16,
           observer: { ran: () => undefined, badMessage: () => void this.numBad.expert++ },
-          outOfMemory: () => undefined,
+          faulted: () => undefined,
         }),
     );
     for (const expert of this.#experts) expert.serve();

@@ -49,7 +49,7 @@ export class LossyExperts {
               throw new Error(reason);
             },
           },
-          outOfMemory: () => undefined,
+          faulted: () => undefined,
         });
         expert.serve();
         this.#experts.push(expert);

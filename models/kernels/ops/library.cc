@@ -8,8 +8,8 @@ namespace {
 
 OrtStatus* makeDomain(const OrtApi* api, OrtCustomOpDomain** domain) {
   if (OrtStatus* status = api->CreateCustomOpDomain("rally", domain)) return status;
-  for (const auto* operators : {&attentionOperators(), &expertOperators(), &headOperators(), &f32Operators()}) {
-    for (const auto& signature : *operators) {
+  for (const auto* some : operators()) {
+    for (const auto& signature : *some) {
       if (OrtStatus* status = api->CustomOpDomain_Add(*domain, customOperator(signature, api))) return status;
     }
   }

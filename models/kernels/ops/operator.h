@@ -78,7 +78,9 @@ std::string needBytes(const Call& call, const char* name, const char* size, size
 const std::vector<Signature>& attentionOperators();
 const std::vector<Signature>& expertOperators();
 const std::vector<Signature>& headOperators();
-const std::vector<Signature>& f32Operators();
+
+/// All that the library has.
+std::vector<const std::vector<Signature>*> operators();
 
 /// What ONNX Runtime takes; lives as long as the process.
 OrtCustomOp* customOperator(const Signature& signature, const OrtApi* api);

@@ -69,7 +69,7 @@ class Bench {
       epoch: () => 1,
       maxWaitingBatches: 4,
       observer: { ran: (run) => void this.runs.push(run), badMessage: (reason) => void this.bad.push(reason) },
-      outOfMemory: ({ code }) => void this.lost.push(code),
+      faulted: ({ code }) => void this.lost.push(code),
       ...options,
     });
   }
@@ -223,7 +223,7 @@ describe("Expert", () => {
       epoch: () => 1,
       maxWaitingBatches: 4,
       observer: { ran: () => undefined, badMessage: () => undefined },
-      outOfMemory: () => undefined,
+      faulted: () => undefined,
     });
     for (let i = 0; i < 6; i++) b.send(batchOf(1, { attempt: i }));
     const results = await b.answered(6);

@@ -47,7 +47,7 @@ beforeEach(() => {
   write("root/node_modules/vitest/vitest.mjs", "vitest");
   write("root/models/step3-tiny/config.json", "{}");
   write("root/dist/actors/cli/main.js", "main 1");
-  write("root/infra/native/addon.cc", "source");
+  for (const name of ["infra/native/addon.cc", "models/kernels/ops/op.cc"]) write(`root/${name}`, "source");
   for (const name of ["actors", "test"]) write(`root/${name}/a.ts`, name);
 });
 afterEach(() => rmSync(dir, { recursive: true }));

@@ -1,4 +1,4 @@
-#include "f32-attention.h"
+#include "f32/f32-attention.h"
 
 #include "host.h"
 

@@ -1,23 +1,24 @@
 import path from "node:path";
 import { parseArgs } from "node:util";
-import { megabytes } from "../download.ts";
-import { RallyError } from "../errors.ts";
-import { buildAddon } from "../native/build.ts";
-import { findNatsServer } from "../nats-server.ts";
-import { packageRoot } from "../own-file.ts";
-import { cacheFolder } from "../settings.ts";
-import { makeBundle } from "./bundle.ts";
-import { parsePartSize } from "./bundle-part-size.ts";
-import { installedOrt } from "./ort-library.ts";
-import { runtimeFolder } from "./runtime.ts";
-import { setUpRuntime } from "./setup.ts";
+import { megabytes } from "../../infra/download.ts";
+import { RallyError } from "../../infra/errors.ts";
+import { buildAddon } from "../../infra/native/build.ts";
+import { findNatsServer } from "../../infra/nats-server.ts";
+import { packageRoot } from "../../infra/own-file.ts";
+import { cacheFolder } from "../../infra/settings.ts";
+import { buildKernels } from "../../models/kernels/build.ts";
+import { makeBundle } from "../../infra/gpu/bundle.ts";
+import { parsePartSize } from "../../infra/gpu/bundle-part-size.ts";
+import { installedOrt } from "../../infra/gpu/ort-library.ts";
+import { runtimeFolder } from "../../infra/gpu/runtime.ts";
+import { setUpRuntime } from "../../infra/gpu/setup.ts";
 
 const USAGE = `npm run gpu:bundle -- --out DIR [--part-size 60M] [--with-tests]
 
 Puts into DIR what a GPU host without internet needs, in parts no larger than
 said (K, M or G: 1024 each), and start.sh, which joins, verifies and starts it.
 Fetches ONNX Runtime's CUDA provider and nats-server first if they are not in the
-cache folder, and builds the addon. With the tests, on the host:
+cache folder, and builds addon and kernels. With the tests, on the host:
 
   ./start.sh --tests test/e2e/gpu.test.ts`;
 
@@ -34,14 +35,15 @@ async function main(): Promise<void> {
   const cacheDir = cacheFolder(env);
   const progress = (text: string) => void process.stderr.write(`${text}\n`);
   const { runtime } = await setUpRuntime({ cacheDir, ortLibrary: installedOrt().library, env, progress });
-  const addon = await buildAddon({ cacheDir, headerFolder: runtime.headerFolder, env, progress });
+  const build = { cacheDir, headerFolder: runtime.headerFolder, env, progress };
+  const built = [await buildAddon(build), await buildKernels(build, "f32")];
   const natsServer = await findNatsServer({ env, progress });
   const sources = {
     packageRoot,
     node: process.execPath,
     natsServer: natsServer.path,
     runtimeFolder: runtimeFolder(cacheDir),
-    builtFolders: [path.dirname(addon)],
+    builtFolders: built.map((file) => path.dirname(file)),
   };
   const { parts } = await makeBundle({ sources, outDir: out, partBytes: partSize, withTests, progress });
   for (const { name, bytes } of parts) process.stdout.write(`${name}  ${megabytes(bytes)} MB\n`);

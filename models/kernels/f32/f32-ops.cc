@@ -1,7 +1,7 @@
-// Operators of f32-attention.cu.
+// Operators of f32-attention.cu, a library of their own: they run on any GPU, and the others on Hopper alone.
 
 #include "f32-attention.h"
-#include "operator.h"
+#include "ops/operator.h"
 
 namespace rally {
 
@@ -24,8 +24,6 @@ cudaError_t mfaDecodeOp(const Call& call) {
   return mfaDecodeF32(call.input<float>(0), poolOf(call, 1), sequencesOf(call, 2), call.output<float>(0), call.size("num_heads"),
                       call.stream);
 }
-
-}  // namespace
 
 const std::vector<Signature>& f32Operators() {
   static const std::vector<Attribute> attributes = {{"num_heads", Attribute::kInteger}, {"head_dim", Attribute::kInteger}};
@@ -56,6 +54,12 @@ const std::vector<Signature>& f32Operators() {
       },
   };
   return all;
+}
+
+}  // namespace
+
+std::vector<const std::vector<Signature>*> operators() {
+  return {&f32Operators()};
 }
 
 }  // namespace rally

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { type ErrorCode, RallyError } from "../../infra/errors.ts";
-import { isOutOfMemory } from "../../infra/out-of-memory.ts";
+import { isProcessFault } from "../../infra/process-fault.ts";
 
 test.each<[ErrorCode, string]>([
   [
@@ -10,13 +10,15 @@ test.each<[ErrorCode, string]>([
   ["session-failed", "layer-1-ffn.onnx: std::bad_alloc"],
   ["session-failed", "layer-1-ffn.onnx: CUDA failure 2: out of memory"],
   ["internal", "Array buffer allocation failed"],
+  ["out-of-memory", "layer-1-device.onnx: CUDA failure 2: out of memory"],
+  ["device-lost", "layer-1-device.onnx: a kernel failed, and this process has lost its GPU: CUDA failure 700"],
 ])("%s: %s", (code, message) => {
-  expect(isOutOfMemory(new RallyError(code, message))).toBe(true);
+  expect(isProcessFault(new RallyError(code, message))).toBe(true);
 });
 
 test("other failures, and what others say in other codes, are none", () => {
-  expect(isOutOfMemory(new RallyError("session-failed", "the graph has no input x"))).toBe(false);
-  expect(isOutOfMemory(new RallyError("overloaded", "out of memory"))).toBe(false);
+  expect(isProcessFault(new RallyError("session-failed", "the graph has no input x"))).toBe(false);
+  expect(isProcessFault(new RallyError("overloaded", "out of memory"))).toBe(false);
 });
 
 test("that of a buffer no process can have is one", () => {
@@ -26,5 +28,5 @@ test("that of a buffer no process can have is one", () => {
   } catch (thrown) {
     error = thrown;
   }
-  expect(isOutOfMemory(RallyError.from(error))).toBe(true);
+  expect(isProcessFault(RallyError.from(error))).toBe(true);
 });
