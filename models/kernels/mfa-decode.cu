@@ -1,5 +1,5 @@
 // MFA's decode attention: one persistent block per multiprocessor streams its share of all pages (mfa-plan.h) through a ring in shared
-// memory; two warpgroups, each with half of the output dimensions, follow (mfa-tile.h).
+// memory; two warpgroups take every other page (mfa-tile.h) and add up at the end of each sequence (mfa-output.h).
 #include "copy.h"
 #include "kernels.h"
 #include "mfa-combine.h"
@@ -15,17 +15,20 @@ namespace mfa {
 constexpr int kThreads = kMaxSequences;
 constexpr int kConsumerWarps = 8;
 
-/// The ring's units: keys (with their scales) and values of the pages, alternately.
+/// The ring's units: keys (with their scales) and values of the pages, alternately; after an item's last page, units in which the
+/// warpgroups exchange their halves.
 template <KvType type>
 struct alignas(1024) Shared {
   static constexpr int kNumUnits = Layout<type>::kIsFp8 ? 12 : 6;
   static constexpr int kUnitBytes = (Layout<type>::kValueStart + 1023) / 1024 * 1024;
+  static constexpr int kExchangeUnits = kExchangeBytes / Layout<type>::kKeyBytes;  // of one warpgroup
   uint8_t units[kNumUnits][kUnitBytes];
   uint8_t query[Layout<type>::kQueryBytes];
   Barrier full[kNumUnits];
   Barrier empty[kNumUnits];
   Barrier queryFull;
   Barrier queryEmpty;
+  float2 stats[2][kHeads];
   PlanStorage plan;
 };
 
@@ -34,9 +37,10 @@ template <int numUnits>
 struct Cursor {
   int unit = 0;
   uint32_t parity = 0;
-  __device__ void advance() {
-    if (++unit == numUnits) {
-      unit = 0;
+  __device__ void advance(int count = 1) {
+    unit += count;
+    if (unit >= numUnits) {
+      unit -= numUnits;
       parity ^= 1;
     }
   }
@@ -66,6 +70,14 @@ __device__ void producePages(Shared<type>& shared, const Plan& plan, const uint8
         }
       }
     }
+    if (item.from == item.to) return;
+    for (int i = 0; i < 2 * Shared<type>::kExchangeUnits; ++i) {
+      if (lane == 0) {
+        wait(&shared.empty[cursor.unit], cursor.parity ^ 1);
+        arrive(&shared.full[cursor.unit]);
+      }
+      cursor.advance();
+    }
   });
 }
 
@@ -84,15 +96,22 @@ __device__ void produceQueries(Shared<type>& shared, const Plan& plan, const uin
 
 template <KvType type>
 __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequences, Activations out, Part* parts) {
+  constexpr int kExchangeUnits = Shared<type>::kExchangeUnits;
   const int warpgroup = threadIdx.x / 128;
   const bool isSpeaker = threadIdx.x % 32 == 0;
   Cursor<Shared<type>::kNumUnits> cursor;
   uint32_t queryParity = 0;
+  int turn = 0;
+  auto release = [&](int unit) {
+    __syncwarp();
+    if (isSpeaker) arrive(&shared.empty[unit]);
+  };
   forEachItem(plan, shared.plan, sequences.numSequences, [&](Item item) {
-    State state = {{-INFINITY, -INFINITY}, {0, 0}, {}};
-    const int length = sequences.lengths[item.sequence];
-    float queryScales[2] = {1, 1};
+    Half half = {};
     if (item.from < item.to) {
+      State state = {{-INFINITY, -INFINITY}, {0, 0}, {}};
+      const int length = sequences.lengths[item.sequence];
+      float queryScales[2] = {1, 1};
       wait(&shared.queryFull, queryParity);
       queryParity ^= 1;
       if constexpr (type == KvType::kE4m3) {
@@ -101,39 +120,54 @@ __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequen
         queryScales[0] = scales[head];
         queryScales[1] = scales[head + 8];
       }
-    }
-    for (int page = item.from; page < item.to; ++page) {
-      float scores[32];
-      float shrink[2];
-      uint32_t packed[Layout<type>::kIsFp8 ? 2 : 4][4];
-      const uint8_t* keys = shared.units[cursor.unit];
-      wait(&shared.full[cursor.unit], cursor.parity);
-      scorePage<type>(scores, shared.query, keys);
-      if (page == item.to - 1) {
-        __syncwarp();
-        if (isSpeaker) arrive(&shared.queryEmpty);
+      for (int page = item.from; page < item.to; ++page, turn ^= 1) {
+        if (turn != warpgroup) {
+          cursor.advance(2);
+          continue;
+        }
+        float scores[32];
+        float shrink[2];
+        uint32_t packed[Layout<type>::kIsFp8 ? 2 : 4][4];
+        const uint8_t* keys = shared.units[cursor.unit];
+        wait(&shared.full[cursor.unit], cursor.parity);
+        scorePage<type>(scores, shared.query, keys);
+        softmaxPage<type>(scores, state, shrink, queryScales, reinterpret_cast<const float*>(keys + Layout<type>::kKeyBytes),
+                          length - page * kPageTokens);
+        release(cursor.unit);
+        cursor.advance();
+        packProbabilities<type>(scores, packed);
+        wait(&shared.full[cursor.unit], cursor.parity);
+        addValues<type>(state, scores, packed, shrink, shared.units[cursor.unit]);
+        release(cursor.unit);
+        cursor.advance();
       }
-      softmaxPage<type>(scores, state, shrink, queryScales,
-                        reinterpret_cast<const float*>(keys + Layout<type>::kKeyBytes), length - page * kPageTokens);
       __syncwarp();
-      if (isSpeaker) arrive(&shared.empty[cursor.unit]);
-      cursor.advance();
-      packProbabilities<type>(scores, packed);
-      wait(&shared.full[cursor.unit], cursor.parity);
-      addValues<type>(state, packed, shrink, shared.units[cursor.unit] + warpgroup * (Layout<type>::kValueBytes / 2));
-      if (isSpeaker) arrive(&shared.empty[cursor.unit]);
-      cursor.advance();
-    }
-    state.sum[0] = sumOfQuad(state.sum[0]);
-    state.sum[1] = sumOfQuad(state.sum[1]);
-    if (type != KvType::kE4m3) {
-      state.maximum[0] *= kLogitScale;
-      state.maximum[1] *= kLogitScale;
+      if (isSpeaker) arrive(&shared.queryEmpty);
+      if (type != KvType::kE4m3) {
+        state.maximum[0] *= kLogitScale;
+        state.maximum[1] *= kLogitScale;
+      }
+
+      int units[2][kExchangeUnits];
+      for (int w = 0; w < 2; ++w) {
+        for (int i = 0; i < kExchangeUnits; ++i) {
+          wait(&shared.full[cursor.unit], cursor.parity);
+          units[w][i] = cursor.unit;
+          cursor.advance();
+        }
+      }
+      addUp(state, half, shared.stats, warpgroup, [&](int from, int i) {
+        constexpr int kWords = 16 / kExchangeUnits;  // per unit
+        const int unit = from == 0 ? units[0][i / kWords] : units[1][i / kWords];
+        return reinterpret_cast<float4*>(shared.units[unit]) + i % kWords * 128 + threadIdx.x % 128;
+      });
+      fenceForAsync();
+      for (int i = 0; i < kExchangeUnits; ++i) release(warpgroup == 0 ? units[1][i] : units[0][i]);
     }
     if (item.isWhole()) {
-      storeQuantised(state, warpgroup, item.sequence, sequences.numSequences, out);
+      storeQuantised(half, warpgroup, item.sequence, sequences.numSequences, out);
     } else {
-      storePart(state, warpgroup, parts[partIndex(blockIdx.x, item.from == 0)]);
+      storePart(half, warpgroup, parts[partIndex(blockIdx.x, item.from == 0)]);
     }
   });
 }
@@ -147,7 +181,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (threadIdx.x == 0) {
     for (int unit = 0; unit < Shared<type>::kNumUnits; ++unit) {
       initialise(&shared.full[unit], 1);
-      initialise(&shared.empty[unit], kConsumerWarps);
+      initialise(&shared.empty[unit], kConsumerWarps / 2);
     }
     initialise(&shared.queryFull, 1);
     initialise(&shared.queryEmpty, kConsumerWarps);

@@ -1,11 +1,66 @@
-// What a warpgroup does with the attention of one item: quantised output for a whole sequence, else an unnormalised part for the
-// kernel that joins parts.
+// What becomes of the attention of one item: the two warpgroups, which had every other page each, add theirs up, half of the
+// dimensions each; a whole sequence goes out quantised, else as an unnormalised part for the kernel that joins parts.
 #pragma once
 
 #include "mfa-plan.h"
 #include "mfa-tile.h"
 
 namespace rally::mfa {
+
+/// An item's attention, 128 of the dimensions.
+struct Half {
+  float maximum[2];
+  float sum[2];
+  float output[64];
+};
+
+/// What one warpgroup gives the other: 16 words of 16 bytes per thread.
+constexpr int kExchangeBytes = 16 * 128 * 16;
+
+/// Both warpgroups, each with its own stats and exchange, all written before the barrier within. exchange[w] gives where a word of
+/// warpgroup w's thread lies.
+template <typename Exchange>
+__device__ void addUp(State& state, Half& half, float2 (&stats)[2][kHeads], int warpgroup, Exchange exchange) {
+  const int thread = threadIdx.x % 128;
+  const int head = thread / 32 * 16 + thread % 32 / 4;
+  const bool isFirst = warpgroup == 0;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    state.sum[h] = sumOfQuad(state.sum[h]);
+    if (thread % 4 == 0) stats[warpgroup][head + 8 * h] = {state.maximum[h], state.sum[h]};
+  }
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float(&low)[32] = state.output[i / 8];
+    const float(&high)[32] = state.output[2 + i / 8];
+    const int j = i % 8 * 4;
+    *exchange(warpgroup, i) = {isFirst ? high[j] : low[j], isFirst ? high[j + 1] : low[j + 1], isFirst ? high[j + 2] : low[j + 2],
+                               isFirst ? high[j + 3] : low[j + 3]};
+  }
+  asm volatile("bar.sync 1, 256;" ::: "memory");
+  float own[2];
+  float others[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float2 other = stats[1 - warpgroup][head + 8 * h];
+    half.maximum[h] = fmaxf(state.maximum[h], other.x);
+    own[h] = exp2Fast(state.maximum[h] - half.maximum[h]);
+    others[h] = exp2Fast(other.x - half.maximum[h]);
+    half.sum[h] = state.sum[h] * own[h] + other.y * others[h];
+  }
+#pragma unroll
+  for (int i = 0; i < 16; ++i) {
+    const float(&low)[32] = state.output[i / 8];
+    const float(&high)[32] = state.output[2 + i / 8];
+    const int j = i % 8 * 4;
+    const float4 got = *exchange(1 - warpgroup, i);
+    half.output[4 * i] = (isFirst ? low[j] : high[j]) * own[0] + got.x * others[0];
+    half.output[4 * i + 1] = (isFirst ? low[j + 1] : high[j + 1]) * own[0] + got.y * others[0];
+    half.output[4 * i + 2] = (isFirst ? low[j + 2] : high[j + 2]) * own[1] + got.z * others[1];
+    half.output[4 * i + 3] = (isFirst ? low[j + 3] : high[j + 3]) * own[1] + got.w * others[1];
+  }
+  asm volatile("bar.sync 1, 256;" ::: "memory");  // the stats are free again
+}
 
 /// One block's share of a split sequence, in the order of the accumulators.
 struct Part {
@@ -48,17 +103,17 @@ __device__ inline void storeRow(const uint32_t (&pairs)[8], E4m3* row) {
   }
 }
 
-/// A whole sequence's attention, from sums that are complete over the quad.
-__device__ inline void storeQuantised(const State& state, int warpgroup, int sequence, int numSequences, Activations out) {
+/// A whole sequence's attention.
+__device__ inline void storeQuantised(const Half& attention, int warpgroup, int sequence, int numSequences, Activations out) {
   const int warp = threadIdx.x % 128 / 32;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int head = 16 * warp + threadIdx.x % 32 / 4 + 8 * half;
-    const float inverse = state.sum[half] > 0 ? 1 / state.sum[half] : 0;
+    const float inverse = attention.sum[half] > 0 ? 1 / attention.sum[half] : 0;
     float largest = 0;
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
-      largest = fmaxf(largest, fmaxf(fabsf(state.output[4 * j + 2 * half]), fabsf(state.output[4 * j + 2 * half + 1])));
+      largest = fmaxf(largest, fmaxf(fabsf(attention.output[4 * j + 2 * half]), fabsf(attention.output[4 * j + 2 * half + 1])));
     }
     largest = maxOfQuad(largest) * inverse;
     const float factor = largest > 0 ? kMaxE4m3 / largest * inverse : 0;
@@ -66,7 +121,7 @@ __device__ inline void storeQuantised(const State& state, int warpgroup, int seq
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
       const uint32_t pair =
-          packE4m3(state.output[4 * j + 2 * half] * factor, state.output[4 * j + 2 * half + 1] * factor);
+          packE4m3(attention.output[4 * j + 2 * half] * factor, attention.output[4 * j + 2 * half + 1] * factor);
       pairs[j / 2] = j % 2 ? pairs[j / 2] | pair << 16 : pair;
     }
     storeRow(pairs, out.data + (static_cast<size_t>(sequence) * kHeads + head) * kHeadDim + kGroup * warpgroup);
@@ -74,16 +129,16 @@ __device__ inline void storeQuantised(const State& state, int warpgroup, int seq
   }
 }
 
-__device__ inline void storePart(const State& state, int warpgroup, Part& part) {
+__device__ inline void storePart(const Half& attention, int warpgroup, Part& part) {
   const int thread = 128 * warpgroup + threadIdx.x % 128;
 #pragma unroll
   for (int j = 0; j < 16; ++j) {
-    part.output[j][thread] = {state.output[4 * j], state.output[4 * j + 1], state.output[4 * j + 2], state.output[4 * j + 3]};
+    part.output[j][thread] = {attention.output[4 * j], attention.output[4 * j + 1], attention.output[4 * j + 2], attention.output[4 * j + 3]};
   }
   if (warpgroup == 0 && threadIdx.x % 4 == 0) {
     const int head = 16 * (thread / 32) + thread % 32 / 4;
-    part.stats[head] = {state.maximum[0], state.sum[0]};
-    part.stats[head + 8] = {state.maximum[1], state.sum[1]};
+    part.stats[head] = {attention.maximum[0], attention.sum[0]};
+    part.stats[head + 8] = {attention.maximum[1], attention.sum[1]};
   }
 }
 

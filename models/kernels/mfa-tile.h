@@ -1,5 +1,5 @@
-// One page against the 64 query heads, by one warpgroup that owns 128 of the 256 output dimensions; the softmax runs on in powers of
-// two. A thread holds heads r and r + 8 (r = 16 (t / 32) + t % 32 / 4) and, of the page's tokens, those of its accumulators.
+// One page against the 64 query heads, by one warpgroup; the softmax runs on in powers of two. A thread holds heads r and r + 8
+// (r = 16 (t / 32) + t % 32 / 4) and, of the page's tokens and the output's dimensions, those of its accumulators.
 #pragma once
 
 #include "mfa-narrow.h"
@@ -12,7 +12,7 @@ namespace rally::mfa {
 struct State {
   float maximum[2];
   float sum[2];  // of this thread's tokens alone
-  float output[64];
+  float output[4][32];  // [64 dimensions each, accumulators]
 };
 
 /// e4m3 probabilities reach from 2^-9 to 448: the largest becomes 2^8.
@@ -133,25 +133,46 @@ __device__ void packProbabilities(const float (&scores)[32], uint32_t (&packed)[
   }
 }
 
-/// Adds the page's share to the outputs. It is summed apart and added in f32: the e4m3 instructions keep only some 14 bits of a
-/// running sum.
+/// Starts the page's share of 64 output dimensions.
 template <KvType type>
-__device__ void addValues(State& state, const uint32_t (&packed)[Layout<type>::kIsFp8 ? 2 : 4][4], const float (&shrink)[2],
-                          const uint8_t* values) {
-  float page[64];
+__device__ void startValues(float (&share)[32], const uint32_t (&packed)[Layout<type>::kIsFp8 ? 2 : 4][4], const uint8_t* values,
+                            int chunk) {
+  values += chunk * (Layout<type>::kValueBytes / 4);
   wgmmaBegin();
 #pragma unroll
   for (int step = 0; step < (Layout<type>::kIsFp8 ? 2 : 4); ++step) {
     if constexpr (type == KvType::kE4m3) {
-      WgmmaE4m3<128>::fromRegisters(page, packed[step], swizzledOperand64(values + 32 * step), step > 0);
+      WgmmaE4m3<64>::fromRegisters(share, packed[step], swizzledOperand64(values + 32 * step), step > 0);
     } else {
-      WgmmaBf16<128>::fromRegisters(page, packed[step], swizzledOperand(values + 32 * step), step > 0);
+      WgmmaBf16<64>::fromRegisters(share, packed[step], swizzledOperand(values + 32 * step), step > 0);
     }
   }
   wgmmaCommit();
-  wgmmaWait<0>();
+}
+
+__device__ inline void addShare(float (&output)[32], const float (&share)[32], const float (&shrink)[2]) {
 #pragma unroll
-  for (int i = 0; i < 64; ++i) state.output[i] = fmaf(state.output[i], shrink[i / 2 % 2], page[i]);
+  for (int i = 0; i < 32; ++i) output[i] = fmaf(output[i], shrink[i / 2 % 2], share[i]);
+}
+
+/// Adds the page's share to the outputs. It is summed apart and added in f32: the e4m3 instructions keep only some 14 bits of a
+/// running sum. `scores` is overwritten.
+template <KvType type>
+__device__ void addValues(State& state, float (&scores)[32], const uint32_t (&packed)[Layout<type>::kIsFp8 ? 2 : 4][4],
+                          const float (&shrink)[2], const uint8_t* values) {
+  float other[32];
+  startValues<type>(scores, packed, values, 0);
+  startValues<type>(other, packed, values, 1);
+  wgmmaWait<1>();
+  addShare(state.output[0], scores, shrink);
+  startValues<type>(scores, packed, values, 2);
+  wgmmaWait<1>();
+  addShare(state.output[1], other, shrink);
+  startValues<type>(other, packed, values, 3);
+  wgmmaWait<1>();
+  addShare(state.output[2], scores, shrink);
+  wgmmaWait<0>();
+  addShare(state.output[3], other, shrink);
 }
 
 }  // namespace rally::mfa
