@@ -93,7 +93,8 @@ cudaError_t ropeAppend(const Bf16* query, const Bf16* key, const Bf16* value, in
 
 /// One new token per sequence against its cache: softmax(q kᵀ / sqrt(headDim)) v for numHeads heads that share keys and values.
 /// A sequence of length 0 gets zeros. kE4m3 and kBf16; 64 heads of 256; up to 384 sequences.
-/// out: quantised [T, numHeads * headDim] for oProj. workspace: mfaWorkspaceBytes(...), in any state.
+/// out: quantised [T, numHeads * headDim] for oProj. workspace: mfaWorkspaceBytes(...), zeroed once by its
+/// owner and then used by mfaDecode alone, by one call at a time.
 cudaError_t mfaDecode(const void* rotated, KvPool pool, Sequences sequences, Activations out, int numHeads, void* workspace,
                       cudaStream_t stream);
 size_t mfaWorkspaceBytes(int numSequences, int maxPages, int numHeads, int headDim);

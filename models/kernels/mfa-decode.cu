@@ -2,7 +2,7 @@
 // memory; two warpgroups take every other page (mfa-tile.h) and add up at the end of each sequence (mfa-output.h).
 #include "copy.h"
 #include "kernels.h"
-#include "mfa-combine.h"
+#include "mfa-join.h"
 #include "mfa-launch.h"
 #include "mfa-output.h"
 #include "mfa-page.h"
@@ -95,7 +95,7 @@ __device__ void produceQueries(Shared<type>& shared, const Plan& plan, const uin
 }
 
 template <KvType type>
-__device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequences, Activations out, Part* parts) {
+__device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequences, Activations out, Workspace workspace) {
   constexpr int kExchangeUnits = Shared<type>::kExchangeUnits;
   const int warpgroup = threadIdx.x / 128;
   const bool isSpeaker = threadIdx.x % 32 == 0;
@@ -164,17 +164,15 @@ __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequen
       fenceForAsync();
       for (int i = 0; i < kExchangeUnits; ++i) release(warpgroup == 0 ? units[1][i] : units[0][i]);
     }
-    if (item.isWhole()) {
+    if (item.isWhole() || join(half, workspace, sharingOf(plan, shared.plan, item.sequence))) {
       storeQuantised(half, warpgroup, item.sequence, sequences.numSequences, out);
-    } else {
-      storePart(half, warpgroup, parts[partIndex(blockIdx.x, item.from == 0)]);
     }
   });
 }
 
 template <KvType type>
 __global__ void __launch_bounds__(kThreads, 1)
-    decodeKernel(const uint8_t* rotated, const uint8_t* pages, Sequences sequences, Activations out, Place* places, Part* parts) {
+    decodeKernel(const uint8_t* rotated, const uint8_t* pages, Sequences sequences, Activations out, Workspace workspace) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared<type>& shared = *reinterpret_cast<Shared<type>*>(memory);
   allowNextKernel();
@@ -189,7 +187,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   awaitPreviousKernel();
   const Plan plan = makePlan(shared.plan, sequences);  // its barriers cover the initialisation
-  if (threadIdx.x == 0) places[blockIdx.x] = plan.begin;
 
   if (threadIdx.x >= 32 * kConsumerWarps) {
     shrinkRegisters<40>();
@@ -200,7 +197,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     }
   } else {
     growRegisters<232>();
-    consume<type>(shared, plan, sequences, out, parts);
+    consume<type>(shared, plan, sequences, out, workspace);
   }
 }
 
@@ -212,23 +209,19 @@ static int numMultiprocessors() {
   return count;
 }
 
-/// Places of the blocks first, then their parts.
-static size_t partsStart(int numBlocks) { return (numBlocks * sizeof(Place) + 255) / 256 * 256; }
+static size_t countersBytes(int numBlocks) { return kJoinLevels * 2 * numBlocks * sizeof(Counters); }
 
 template <KvType type>
 static cudaError_t decode(const void* rotated, const void* pages, Sequences sequences, Activations out, void* workspace,
                           cudaStream_t stream) {
   const int numBlocks = numMultiprocessors();
-  Place* places = static_cast<Place*>(workspace);
-  Part* parts = reinterpret_cast<Part*>(static_cast<uint8_t*>(workspace) + partsStart(numBlocks));
-  cudaError_t error =
+  const cudaError_t error =
       cudaFuncSetAttribute(decodeKernel<type>, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<type>));
   if (error != cudaSuccess) return error;
-  error = launchEarly(decodeKernel<type>, dim3(numBlocks), kThreads, sizeof(Shared<type>), stream, static_cast<const uint8_t*>(rotated),
-                      static_cast<const uint8_t*>(pages), sequences, out, places, parts);
-  if (error != cudaSuccess) return error;
-  return launchEarly(combineKernel, dim3(sequences.numSequences, kConsumerWarps), kCombineThreads, 0, stream, places, parts,
-                     numBlocks, sequences.numSequences, out);
+  const Workspace divided = {static_cast<Counters*>(workspace),
+                             reinterpret_cast<Part*>(static_cast<uint8_t*>(workspace) + countersBytes(numBlocks)), 2 * numBlocks};
+  return launchEarly(decodeKernel<type>, dim3(numBlocks), kThreads, sizeof(Shared<type>), stream,
+                     static_cast<const uint8_t*>(rotated), static_cast<const uint8_t*>(pages), sequences, out, divided);
 }
 
 }  // namespace mfa
@@ -251,7 +244,7 @@ cudaError_t mfaDecode(const void* rotated, KvPool pool, Sequences sequences, Act
 
 size_t mfaWorkspaceBytes(int, int, int, int) {
   const int numBlocks = mfa::numMultiprocessors();
-  return mfa::partsStart(numBlocks) + 2 * numBlocks * sizeof(mfa::Part);
+  return mfa::countersBytes(numBlocks) + 2 * numBlocks * sizeof(mfa::Part);
 }
 
 }  // namespace rally

@@ -1,8 +1,7 @@
 // What becomes of the attention of one item: the two warpgroups, which had every other page each, add theirs up, half of the
-// dimensions each; a whole sequence goes out quantised, else as an unnormalised part for the kernel that joins parts.
+// dimensions each; complete sequences go out quantised.
 #pragma once
 
-#include "mfa-plan.h"
 #include "mfa-tile.h"
 
 namespace rally::mfa {
@@ -62,14 +61,6 @@ __device__ void addUp(State& state, Half& half, float2 (&stats)[2][kHeads], int 
   asm volatile("bar.sync 1, 256;" ::: "memory");  // the stats are free again
 }
 
-/// One block's share of a split sequence, in the order of the accumulators.
-struct Part {
-  float4 output[16][256];  // [4 consecutive accumulators, thread of the two warpgroups]
-  float2 stats[kHeads];    // maximum and sum, per head
-};
-/// A block does the end of one split sequence (or its middle) and the beginning of another.
-__device__ inline int partIndex(int block, bool isBeginning) { return 2 * block + isBeginning; }
-
 /// 16 pairs of e4m3 (columns 8 j + 2 (t % 4) and that + 1 of a row of 128) of each thread of a quad, two per word, as 128 bytes in
 /// order: thread t % 4 writes its quarter.
 __device__ inline void storeRow(const uint32_t (&pairs)[8], E4m3* row) {
@@ -126,19 +117,6 @@ __device__ inline void storeQuantised(const Half& attention, int warpgroup, int 
     }
     storeRow(pairs, out.data + (static_cast<size_t>(sequence) * kHeads + head) * kHeadDim + kGroup * warpgroup);
     if (threadIdx.x % 4 == 0) out.scales[(2 * head + warpgroup) * numSequences + sequence] = largest / kMaxE4m3;
-  }
-}
-
-__device__ inline void storePart(const Half& attention, int warpgroup, Part& part) {
-  const int thread = 128 * warpgroup + threadIdx.x % 128;
-#pragma unroll
-  for (int j = 0; j < 16; ++j) {
-    part.output[j][thread] = {attention.output[4 * j], attention.output[4 * j + 1], attention.output[4 * j + 2], attention.output[4 * j + 3]};
-  }
-  if (warpgroup == 0 && threadIdx.x % 4 == 0) {
-    const int head = 16 * (thread / 32) + thread % 32 / 4;
-    part.stats[head] = {attention.maximum[0], attention.sum[0]};
-    part.stats[head + 8] = {attention.maximum[1], attention.sum[1]};
   }
 }
 

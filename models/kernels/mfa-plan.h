@@ -1,7 +1,7 @@
 // How the pages of all sequences are divided over the blocks of one launch, from the lengths on the device alone. Block b does
 // everything between the places b and b + 1 in the order of sequences and pages. A place near a sequence's border moves onto it, and
-// as many blocks are used as split the fewest sequences: the card's memory is busy with some blocks fewer, but a split sequence's
-// parts must be written and read again.
+// as many blocks are used as split the fewest sequences: some blocks fewer keep the card's memory busy too, but a split sequence's parts
+// must be written and read again.
 #pragma once
 
 #include "kernels.h"
@@ -18,19 +18,20 @@ constexpr int kMaxSequences = 384;
 constexpr int kSequenceCost = 2;
 /// The least that is worth a block.
 constexpr int kMinBlockCost = 6;
-/// Block counts considered.
-constexpr int kNumCandidates = 36;
 
 struct PlanStorage {
   int costBefore[kMaxSequences + 1];  // [numSequences + 1] cost of the sequences before
   int warpCosts[kMaxSequences / 32];
-  int best;
+  int aligned[32];  // borders between sequences at places, per candidate
   Place places[2];
 };
 
 struct Plan {
   Place begin;
   Place end;
+  int totalCost;
+  int numBlocks;
+  int slack;  // in pages
 };
 
 __device__ inline int numPages(int length, int maxPages) {
@@ -51,35 +52,37 @@ __device__ inline Plan makePlan(PlanStorage& storage, Sequences sequences) {
     if (lane >= step) sum += before;
   }
   if (lane == 31) storage.warpCosts[warp] = sum;
+  if (warp == 0) storage.aligned[lane] = 0;
   if (thread == 0) {
     storage.costBefore[0] = 0;
-    storage.best = 0x7fffffff;
     storage.places[0] = storage.places[1] = {numSequences, 0};
   }
   __syncthreads();
-  for (int w = 0; w < warp; ++w) sum += storage.warpCosts[w];
+#pragma unroll
+  for (int w = 0; w < kMaxSequences / 32; ++w) sum += w < warp ? storage.warpCosts[w] : 0;
   storage.costBefore[thread + 1] = sum;
   __syncthreads();
   const int total = storage.costBefore[numSequences];
 
+  // lane = candidate; the warps share the borders between sequences
   const int maxBlocks = max(1, min(static_cast<int>(gridDim.x), total / kMinBlockCost));
-  for (int candidate = warp; candidate < kNumCandidates; candidate += kMaxSequences / 32) {
-    const int numBlocks = maxBlocks - candidate;
-    if (numBlocks < 1 || numBlocks * 4 < maxBlocks * 3) break;
-    const float blockCost = static_cast<float>(total) / numBlocks;
-    const float slack = (2 + blockCost / 32) / blockCost;
-    int aligned = 0;
-    for (int first = 1; first < numSequences; first += 32) {
-      const float place = storage.costBefore[min(first + lane, numSequences)] / blockCost;
-      aligned += __popc(__ballot_sync(~0u, first + lane < numSequences && fabsf(place - rintf(place)) <= slack));
-    }
-    const int score = 2 * max(0, numBlocks - 1 - aligned) + candidate;
-    if (lane == 0) atomicMin(&storage.best, score * 64 + candidate);
+  const int candidate = maxBlocks - lane;
+  const float perCost = static_cast<float>(candidate) / total;
+  const float nearby = perCost + 1.0f / 64;
+  int aligned = 0;
+#pragma unroll 4
+  for (int border = 1 + warp; border < numSequences; border += kMaxSequences / 32) {
+    const float place = storage.costBefore[border] * perCost;
+    aligned += fabsf(place - rintf(place)) <= nearby;
   }
+  atomicAdd(&storage.aligned[lane], aligned);
   __syncthreads();
+  int score = 2 * max(0, candidate - 1 - storage.aligned[lane]) + lane;
+  if (candidate < 1 || candidate * 4 < maxBlocks * 3) score = 0x3ffffff;
+  const int best = __reduce_min_sync(~0u, score * 32 + lane) % 32;
 
-  const int numBlocks = maxBlocks - storage.best % 64;
-  const int slack = 2 + total / numBlocks / 32;
+  const int numBlocks = maxBlocks - best;
+  const int slack = 1 + total / numBlocks / 64;
   for (int side = 0; side < 2; ++side) {
     const int block = blockIdx.x + side;
     if (block >= numBlocks || thread >= numSequences) break;
@@ -97,7 +100,23 @@ __device__ inline Plan makePlan(PlanStorage& storage, Sequences sequences) {
     }
   }
   __syncthreads();
-  return {storage.places[0], storage.places[1]};
+  return {storage.places[0], storage.places[1], total, numBlocks, slack};
+}
+
+/// The blocks that have parts of a sequence, one after another.
+struct Sharing {
+  int firstBlock;
+  int numBlocks;
+};
+
+/// From makePlan's rule which places come to lie within the sequence's pages.
+__device__ inline Sharing sharingOf(const Plan& plan, const PlanStorage& storage, int sequence) {
+  const int before = storage.costBefore[sequence];
+  const int pages = storage.costBefore[sequence + 1] - before - kSequenceCost;
+  auto firstFrom = [&](int cost) { return (cost * plan.numBlocks + plan.totalCost - 1) / plan.totalCost; };
+  const int firstWithin = firstFrom(before + kSequenceCost / 2 + plan.slack + 1);
+  const int firstBeyond = firstFrom(before + kSequenceCost / 2 + pages - plan.slack);
+  return {firstWithin - 1, firstBeyond - firstWithin + 1};
 }
 
 /// The pages [from, to) of one sequence that a block does.
