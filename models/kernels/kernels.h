@@ -21,7 +21,7 @@ using E4m3 = __nv_fp8_e4m3;
 constexpr int kGroup = 128;
 
 /// Quantised activations: value[t, k] = data[t, k] * scales[k / 128, t]. scales is group-major, so that the scales of one step
-/// of a matrix product lie side by side.
+/// of a matrix product lie side by side; kernels read whole 16 bytes, so memory up to the next multiple must exist.
 struct Activations {
   E4m3* data;     // [T, K]
   float* scales;  // [K / 128, T]

@@ -1,0 +1,145 @@
+// RMSNorm of a token and its quantisation in groups of 128, with the addition that comes before a norm. One block per token; a
+// thread holds one or two runs of 8 values, so that 16 neighbouring threads hold a group.
+#include "launch.h"
+#include "vectors.h"
+
+namespace rally {
+namespace {
+
+constexpr int kRun = 8;
+constexpr int kLanesPerGroup = kGroup / kRun;
+constexpr int kMaxThreads = 512;
+constexpr float kLargest = 448;          // of e4m3
+constexpr float kSmallestScaled = 1e-30f;  // keeps the inverse scale of a group of zeros finite
+
+struct NormJob {
+  const Bf16* x;  // [T, stride]
+  int stride;
+  Bf16* residual;  // [T, width]: where x + partials goes, or null
+  const Bf16* partials;
+  int numPartials;
+  const Bf16* weight;
+  float epsilon;
+  Activations out;
+  Bf16* normed;
+  int numTokens;
+  int width;
+};
+
+__device__ float sumOfBlock(float value) {
+  __shared__ float sums[kMaxThreads / 32];
+  const float sum = sumOfLanes(value);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
+  __syncthreads();
+  float total = 0;
+  for (int warp = 0; warp < blockDim.x / 32; ++warp) total += sums[warp];
+  return total;
+}
+
+__device__ Bf16x8 loadRun(const Bf16* values, int64_t run) { return reinterpret_cast<const Bf16x8*>(values)[run]; }
+
+/// x plus all partials, in order, as bf16 would hold it.
+__device__ void addPartials(float (&x)[kRun], const NormJob& job, int token, int run) {
+  float sum[kRun] = {};
+  for (int partial = 0; partial < job.numPartials; ++partial) {
+    float values[kRun];
+    widen(loadRun(job.partials, (static_cast<int64_t>(partial) * job.numTokens + token) * (job.width / kRun) + run), values);
+#pragma unroll
+    for (int i = 0; i < kRun; ++i) sum[i] += values[i];
+  }
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) x[i] += sum[i];
+  const Bf16x8 stored = narrow(x);
+  reinterpret_cast<Bf16x8*>(job.residual)[static_cast<int64_t>(token) * (job.width / kRun) + run] = stored;
+  widen(stored, x);
+}
+
+/// By the 16 lanes of a group; lanes without one take part.
+__device__ void quantiseRun(const float (&values)[kRun], const NormJob& job, int token, int run, bool inside) {
+  float largest = 0;
+#pragma unroll
+  for (int i = 0; i < kRun; ++i) largest = fmaxf(largest, fabsf(values[i]));
+  largest = fmaxf(largestOfLanes<kLanesPerGroup>(largest), kSmallestScaled);
+  if (!inside) return;
+  const float inverse = kLargest / largest;
+  const auto quantised = [&](int i) {
+    return __nv_fp8x4_e4m3(
+        float4{values[i] * inverse, values[i + 1] * inverse, values[i + 2] * inverse, values[i + 3] * inverse});
+  };
+  reinterpret_cast<uint2*>(job.out.data)[static_cast<int64_t>(token) * (job.width / kRun) + run] = {quantised(0).__x,
+                                                                                                   quantised(4).__x};
+  if (run % kLanesPerGroup == 0) job.out.scales[run / kLanesPerGroup * job.numTokens + token] = largest / kLargest;
+}
+
+template <int runsPerThread>
+__global__ void __launch_bounds__(kMaxThreads) normKernel(const NormJob job) {
+  letNextStart();
+  const int token = blockIdx.x;
+  const int numRuns = job.width / kRun;
+  Bf16x8 weight[runsPerThread];
+#pragma unroll
+  for (int i = 0; i < runsPerThread; ++i) {
+    const int run = threadIdx.x + i * blockDim.x;
+    if (run < numRuns) weight[i] = loadRun(job.weight, run);
+  }
+  waitForPrevious();
+
+  float x[runsPerThread][kRun] = {};
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < runsPerThread; ++i) {
+    const int run = threadIdx.x + i * blockDim.x;
+    if (run >= numRuns) continue;
+    widen(loadRun(job.x, static_cast<int64_t>(token) * (job.stride / kRun) + run), x[i]);
+    if (job.residual != nullptr) addPartials(x[i], job, token, run);
+#pragma unroll
+    for (int j = 0; j < kRun; ++j) squares = fmaf(x[i][j], x[i][j], squares);
+  }
+  const float inverse = 1 / sqrtf(sumOfBlock(squares) / job.width + job.epsilon);
+#pragma unroll
+  for (int i = 0; i < runsPerThread; ++i) {
+    const int run = threadIdx.x + i * blockDim.x;
+    const bool inside = run < numRuns;
+    float scaled[kRun] = {};
+    if (inside) {
+      widen(weight[i], scaled);
+#pragma unroll
+      for (int j = 0; j < kRun; ++j) scaled[j] *= x[i][j] * inverse;
+      if (job.normed != nullptr) {
+        reinterpret_cast<Bf16x8*>(job.normed)[static_cast<int64_t>(token) * numRuns + run] = narrow(scaled);
+      }
+    }
+    if (job.out.data != nullptr) quantiseRun(scaled, job, token, run, inside);
+  }
+}
+
+cudaError_t launchNorm(const NormJob& job, cudaStream_t stream) {
+  const bool aligned = job.stride % kRun == 0 && reinterpret_cast<uintptr_t>(job.x) % 16 == 0;
+  if (job.numTokens < 1 || job.width < kGroup || job.width % kGroup != 0 || job.stride < job.width || !aligned) {
+    return cudaErrorInvalidValue;
+  }
+  const int numRuns = job.width / kRun;
+  const auto start = [&](auto kernel, int runsPerThread) {
+    const unsigned threads = ((numRuns + runsPerThread - 1) / runsPerThread + 31) / 32 * 32;
+    return launch(kernel, {static_cast<unsigned>(job.numTokens), threads}, stream, job);
+  };
+  if (numRuns <= kMaxThreads) return start(normKernel<1>, 1);
+  if (numRuns <= 2 * kMaxThreads) return start(normKernel<2>, 2);
+  if (numRuns <= 4 * kMaxThreads) return start(normKernel<4>, 4);
+  return cudaErrorInvalidValue;
+}
+
+}  // namespace
+
+cudaError_t addRmsNormQuantise(Bf16* residual, const Bf16* partials, int numPartials, const Bf16* weight, float epsilon,
+                               Activations out, Bf16* normed, int numTokens, int width, cudaStream_t stream) {
+  Bf16* const sum = numPartials > 0 ? residual : nullptr;
+  return launchNorm({residual, width, sum, partials, numPartials, weight, epsilon, out, normed, numTokens, width}, stream);
+}
+
+cudaError_t rmsNormQuantise(const Bf16* x, int stride, const Bf16* weight, float epsilon, Activations out, int numTokens,
+                            int width, cudaStream_t stream) {
+  return launchNorm({x, stride, nullptr, nullptr, 0, weight, epsilon, out, nullptr, numTokens, width}, stream);
+}
+
+}  // namespace rally
