@@ -77,9 +77,10 @@ export interface LogEntry {
 
 export interface DurableLog {
   /**
-   * Resolves once the entry is stored whole; its seq is that of the copy that is. Appends if `expectedLastSeq` is the seq of the subject's last entry (0: none yet), else RallyError `stale-owner`:
-   * this is the fence that keeps two owners from both writing. A repeated `id` (two minutes) is not appended again and
-   * answers with `duplicate`. A full or read-only store is `store-unavailable`.
+   * Resolves once the entry is stored whole; its seq is that of the copy that is. Appends if `expectedLastSeq` is the seq of
+   * the subject's last entry (0: none yet), else RallyError `stale-owner`: this is the fence that keeps two owners from both
+   * writing. A repeated `id` (two minutes) is not appended again and answers with `duplicate`. A full or read-only store is
+   * `store-unavailable`.
    */
   append(
     subject: string,

@@ -3,12 +3,13 @@ import type { Subscription } from "./bus.ts";
 import type { Job, QueueOptions, WorkQueue } from "./durable.ts";
 import { RallyError } from "./errors.ts";
 import { numberIn } from "./nats-answer.ts";
-import { ID_HEADER, isIntact, readNext, readStored } from "./nats-checksum.ts";
-import { nanos, parseDelivery, type JetStream } from "./nats-jetstream.ts";
+import { readNext, readStored } from "./nats-checksum.ts";
+import { nanos, type JetStream } from "./nats-jetstream.ts";
 import type { NatsHeaders, NatsMessage } from "./nats-link.ts";
+import { type Arrival, arrivalOf, NatsJob } from "./nats-queue-job.ts";
 import { QueueSweep } from "./nats-queue-sweep.ts";
 import { newInbox } from "./nats-requests.ts";
-import { originalId, storeWhole } from "./nats-store-whole.ts";
+import { storeWhole } from "./nats-store-whole.ts";
 
 /** All workers share this consumer. */
 const CONSUMER = "workers";
@@ -17,7 +18,6 @@ const HEADER_BYTES = 512;
 /** The server ends a pull; this much later we do, should its word be lost. */
 const GRACE_MS = 1000;
 const NO_WAIT_MS = 2000;
-const DONE_RETRY_MS = 200;
 const PAUSE_MS = 100;
 const EMPTY = new Uint8Array(0);
 const EXPIRED = 408;
@@ -152,14 +152,15 @@ export class NatsQueue implements WorkQueue {
     });
     for (const subscription of subscriptions) subscription.unsubscribe();
     // Until the server knows that nobody listens any more, it may still give a job to this pull.
-    if (cancelled?.aborted === true)
+    if (cancelled?.aborted === true) {
       await Promise.race([link.flush().catch(() => undefined), sleep(NO_WAIT_MS, undefined, { ref: false })]);
+    }
     const jobs = await Promise.all(arrivals.map(async (arrival) => this.#jobOf(await this.#whole(arrival))));
     return { jobs, status };
   }
 
   #jobOf(arrival: Arrival): Job {
-    return new NatsJob(this.#jetStream, arrival, this.#options);
+    return new NatsJob(this.#jetStream, arrival, this.#options.ackWaitMs);
   }
 
   /** What came damaged is read where it is kept, and is empty if it is damaged there. */
@@ -189,30 +190,6 @@ export class NatsQueue implements WorkQueue {
   }
 }
 
-interface Arrival {
-  readonly reply: string;
-  readonly seq: number;
-  readonly delivery: number;
-  readonly id: string | undefined;
-  readonly payload: Uint8Array;
-  readonly isIntact: boolean;
-}
-
-function arrivalOf(message: NatsMessage): Arrival | undefined {
-  const { reply, payload } = message;
-  const delivery = parseDelivery(reply);
-  if (delivery === undefined || reply === undefined) return undefined;
-  const id = message.header(ID_HEADER);
-  return {
-    reply,
-    seq: delivery.streamSeq,
-    delivery: delivery.deliveries,
-    id: id === undefined ? undefined : originalId(id),
-    payload: new Uint8Array(payload),
-    isIntact: isIntact(message),
-  };
-}
-
 async function ensureConsumer(jetStream: JetStream, { name, maxJobs, ackWaitMs }: QueueOptions): Promise<void> {
   await jetStream.call(`CONSUMER.DURABLE.CREATE.${name}.${CONSUMER}`, {
     stream_name: name,
@@ -225,46 +202,4 @@ async function ensureConsumer(jetStream: JetStream, { name, maxJobs, ackWaitMs }
       max_deliver: -1,
     },
   });
-}
-
-class NatsJob implements Job {
-  readonly id: string | undefined;
-  readonly payload: Uint8Array;
-  readonly delivery: number;
-  readonly #jetStream: JetStream;
-  readonly #reply: string;
-  readonly #options: QueueOptions;
-
-  constructor(jetStream: JetStream, { reply, id, payload, delivery }: Arrival, options: QueueOptions) {
-    this.#jetStream = jetStream;
-    this.#reply = reply;
-    this.id = id;
-    this.payload = payload;
-    this.delivery = delivery;
-    this.#options = options;
-  }
-
-  working(): void {
-    this.#jetStream.link.publish(this.#reply, Buffer.from("+WPI"));
-  }
-
-  release(delayMs = 0): void {
-    const word = delayMs > 0 ? `-NAK ${JSON.stringify({ delay: nanos(delayMs) })}` : "-NAK";
-    this.#jetStream.link.publish(this.#reply, Buffer.from(word));
-  }
-
-  /** Repeated over an outage for as long as the job cannot have been given to another worker. */
-  async done(): Promise<void> {
-    const deadline = performance.now() + this.#options.ackWaitMs;
-    for (;;) {
-      try {
-        await this.#jetStream.acknowledge(this.#reply);
-        return;
-      } catch (error) {
-        const { code } = RallyError.from(error);
-        if (code === "closed" || performance.now() + DONE_RETRY_MS > deadline) throw error;
-        await sleep(DONE_RETRY_MS);
-      }
-    }
-  }
 }
