@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 import decode_kernels
 from experts import Experts
-from fp8_linear import Linear, random_e4m3, random_scales
+from fp8_linear import Linear, random_e4m3, random_scales, rows_mm
 from mla_rowwise_kernels import assemble
 from rowwise_kernels import add_norm_quantise
 from timing import copies_beyond_l2
@@ -100,8 +100,8 @@ def small_parts(results, batches):
 
 # kind, tokens of a tile, warps, stages
 TILES = {
-    "bf16": [("bf16", 64, 8, 2), ("bf16", 32, 8, 3)],
-    "fp8": [("fp8", 64, 8, 2), ("fp8", 32, 8, 3), ("fp8", 64, 8, 3)],
+    "bf16": [("bf16", 64, 8, 2)],
+    "fp8": [("fp8", 64, 8, 3)],
 }
 
 
@@ -116,7 +116,7 @@ def attention(results, batches, contexts):
             for batch in batches:
                 key = dict(model="dsv3", stage="attention", part="attention", batch=batch, context=context, kv=kv)
                 tokens = batch * context
-                count = min(pool // tokens, copies_beyond_l2(tokens * LATENT * cache.element_size()), 4)
+                count = min(pool // tokens, copies_beyond_l2(tokens * LATENT * cache.element_size()), 16)
                 views = [cache[i * tokens : (i + 1) * tokens].view(batch, context, LATENT) for i in range(count)]
                 lengths = torch.full((batch,), context, dtype=torch.int32, device="cuda")
                 query = normal(batch, HEADS, LATENT)
@@ -125,7 +125,7 @@ def attention(results, batches, contexts):
                 q = query if kv == "bf16" else random_e4m3(batch, HEADS, LATENT)
                 q_scales = random_scales(batch, HEADS)
                 for kind, block, warps, stages in TILES[kv]:
-                    for splits in (1, 2, 4):
+                    for splits in (1, 2, 4, 8) if batch < 64 else (1, 2, 4):
                         space = decode_kernels.Workspace(batch, splits, HEADS, RANK)
                         results.attempt(
                             lambda: [
@@ -138,6 +138,62 @@ def attention(results, batches, contexts):
                         )  # fmt: skip
         del cache, views
         torch.cuda.empty_cache()
+
+
+class Layer:
+    """Weights of one attention block: linears in row scales, the absorbed halves in bf16."""
+
+    def __init__(self):
+        make = lambda part: (random_e4m3(*SHAPES[part]), random_scales(SHAPES[part][0]))  # noqa: E731
+        self.q_down_kv, self.q_up, self.o_proj = make("qDownKv"), make("qUp"), make("oProj")
+        self.absorb_key, self.value_up = normal(HEADS, NOPE, RANK), normal(HEADS, RANK, V_DIM)
+        self.input_norm, self.inter_norm, self.kv_norm = normal(HIDDEN), normal(Q_RANK), normal(RANK)
+        self.post_norm, self.router = normal(HIDDEN), normal(EXPERTS, HIDDEN)
+
+
+def attention_chain(results, batches, contexts, kv):
+    """The whole stage in one graph over three layers, by the fastest attention found before."""
+    layers = [Layer() for _ in range(3)]
+    pool, kind = max(batches) * max(contexts), E4M3 if kv == "fp8" else BF16
+    cache = random_e4m3(pool, LATENT) if kv == "fp8" else torch.empty(pool, LATENT, device="cuda", dtype=BF16).normal_()
+    cos_sin = torch.randn(max(contexts), 2, ROPE // 2, device="cuda")
+    for context in contexts:
+        for batch in batches:
+            key = dict(model="dsv3", stage="attention", batch=batch, context=context, kv=kv)
+            best = results.best(**key, part="attention")
+            if best is None or not best["method"].startswith("Triton"):
+                continue
+            splits, block, warps, stages = (int(w) for w in best["method"].replace(",", "").split() if w.isdigit())
+            tokens = batch * context
+            count = min(pool // tokens, copies_beyond_l2(tokens * LATENT * cache.element_size()), 16)
+            views = [cache[i * tokens : (i + 1) * tokens].view(batch, context, LATENT) for i in range(count)]
+            lengths = torch.full((batch,), context, dtype=torch.int32, device="cuda")
+            ffn_out, residual = normal(batch, HIDDEN), normal(batch, HIDDEN)
+            x8, low8, wide8 = random_e4m3(batch, HIDDEN), random_e4m3(batch, Q_RANK), random_e4m3(batch, HEADS * V_DIM)
+            scales = [random_scales(batch, 1) for _ in range(4)]
+            query, q_scales = torch.empty(batch, HEADS, LATENT, dtype=kind, device="cuda"), random_scales(batch, HEADS)
+            space = decode_kernels.Workspace(batch, splits, HEADS, RANK)
+
+            def stage(layer, latents):
+                add_norm_quantise(ffn_out, residual, layer.input_norm, x8, scales[0], HIDDEN)
+                fused = rows_mm(x8, layer.q_down_kv[0], scales[0], layer.q_down_kv[1])
+                add_norm_quantise(fused, None, layer.inter_norm, low8, scales[1], Q_RANK)
+                heads = rows_mm(low8, layer.q_up[0], scales[1], layer.q_up[1]).view(batch, HEADS, NOPE + ROPE)
+                absorbed = torch.bmm(heads[..., :NOPE].transpose(0, 1), layer.absorb_key)
+                assemble(absorbed, heads, fused[:, Q_RANK:], layer.kv_norm, cos_sin, lengths, query, q_scales, latents)
+                out = decode_kernels.mla_decode(query, q_scales, latents, lengths, space, kv, block, warps, stages)
+                values = torch.bmm(out.transpose(0, 1), layer.value_up).transpose(0, 1).reshape(batch, -1)
+                add_norm_quantise(values, None, None, wide8, scales[2], HEADS * V_DIM)
+                projected = rows_mm(wide8, layer.o_proj[0], scales[2], layer.o_proj[1])
+                add_norm_quantise(projected, residual, layer.post_norm, x8, scales[3], HIDDEN)
+                return torch.topk(torch.sigmoid(F.linear(residual, layer.router).float()), TOP_K)
+
+            results.attempt(
+                lambda: [lambda layer=layer, c=views[i % len(views)]: stage(layer, c) for i, layer in enumerate(layers)],
+                **key, part="stage", method=f"chain with {best['method']}",
+            )  # fmt: skip
+    del cache, layers
+    torch.cuda.empty_cache()
 
 
 def _by_bmm(query, latents):

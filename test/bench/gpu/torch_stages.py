@@ -50,13 +50,15 @@ def main():
     part("dsv3-linears", lambda: deepseek.linears(results, batches))
     part("dsv3-small", lambda: deepseek.small_parts(results, batches))
     part("dsv3-attention", lambda: deepseek.attention(results, batches, contexts))
+    for kv in ("bf16", "fp8"):
+        part("dsv3-chain", lambda kv=kv: deepseek.attention_chain(results, batches, contexts, kv))
     part("dsv3-ffn", lambda: deepseek.ffn(results, batches))
     _print(report, results)
 
 
 PARTS = (
     "check ceilings step3-linears step3-small step3-attention step3-ffn step3-dense step3-head step3-chain "
-    "dsv3-linears dsv3-small dsv3-attention dsv3-ffn"
+    "dsv3-linears dsv3-small dsv3-attention dsv3-chain dsv3-ffn"
 ).split()
 
 
