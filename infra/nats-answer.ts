@@ -15,6 +15,7 @@ export const Refusal = {
   tooLarge: 10054,
   nameTaken: 10058,
   noStream: 10059,
+  otherStream: 10060,
   overlaps: 10065,
   wrongLastSeq: 10071,
   notEnabled: 10076,
@@ -65,6 +66,9 @@ function refusalOf(code: number, description: string, what: string): RallyError 
         retryAfterMs: RETRY_AFTER_MS,
       });
     }
+    case Refusal.otherStream:
+      // The name that it was sent with is right.
+      return damaged(what);
     case Refusal.noAccount:
     case Refusal.notEnabled:
       return unavailable(`JetStream is not enabled on the NATS server (${description}): start it with -js`, fields);

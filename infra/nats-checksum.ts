@@ -17,10 +17,9 @@ export function checkOf(payload: Uint8Array): string {
   return crc32(payload).toString(16).padStart(8, "0");
 }
 
-/** Whoever leaves no checksum is taken at their word. */
+/** Whether a message certainly is what was sent. One without a checksum may be, or has lost it: `readStored` tells. */
 export function isIntact(message: NatsMessage): boolean {
-  const check = message.header(CHECK_HEADER);
-  return check === undefined || check === checkOf(message.payload);
+  return message.header(CHECK_HEADER) === checkOf(message.payload);
 }
 
 export interface Stored {
@@ -30,23 +29,23 @@ export interface Stored {
 }
 
 /**
- * What a stream keeps at `seq`, whatever happens on the way: asked for until it comes whole, or twice with the same damage,
- * which is then not the way's. Undefined if there is nothing. RallyError `corrupted` if no two answers agree.
+ * What a stream keeps at `seq`, whatever happens on the way: asked for until it comes with a checksum that fits, or twice the
+ * same without one, which is then not the way's doing. Undefined if there is nothing. RallyError `corrupted` if no two answers
+ * agree.
  */
 export async function readStored(jetStream: JetStream, stream: string, seq: number): Promise<Stored | undefined> {
   const answers = new Set<string>();
   for (let tries = 0; tries < TRIES; tries++) {
     const message = await readOnce(jetStream, stream, seq);
     if (message === "unclear") continue;
-    if (message === undefined) {
-      if (answers.has("none")) return undefined;
-      answers.add("none");
-      continue;
-    }
-    if (isIntact(message)) return { message, isDamaged: false };
-    const answer = checkOf(message.payload);
-    if (answers.has(answer)) return { message: emptied(message), isDamaged: true };
-    answers.add(answer);
+    if (message !== undefined && isIntact(message)) return { message, isDamaged: false };
+    const check = message?.header(CHECK_HEADER);
+    const answer = `${message && checkOf(message.payload)} ${check}`;
+    if (!answers.has(answer)) answers.add(answer);
+    else if (message === undefined) return undefined;
+    // Whoever leaves no checksum is taken at their word.
+    else if (check === undefined) return { message, isDamaged: false };
+    else return { message: emptied(message), isDamaged: true };
   }
   throw new RallyError("corrupted", `${stream} could not be read at ${seq}: each answer was another`, { stream, seq });
 }

@@ -8,6 +8,8 @@ const IDLE_MS = 5_000;
 interface Listening {
   readonly subscription: Subscription;
   usedAt: number;
+  /** What was stored last, and where by the server's word. */
+  last: { readonly id: string; readonly seq: number } | undefined;
   /** By id. */
   readonly waiting: Map<string, { readonly check: string; isWhole: boolean | undefined }>;
 }
@@ -47,6 +49,17 @@ export class Echoes {
     };
   }
 
+  stored(subject: string, id: string, seq: number): void {
+    const listening = this.#subjects.get(subject);
+    if (listening !== undefined) listening.last = { id, seq };
+  }
+
+  /** Id of what was stored last on the subject from here, if that was told to be at `seq`. */
+  storedAt(subject: string, seq: number): string | undefined {
+    const last = this.#subjects.get(subject)?.last;
+    return last?.seq === seq ? last.id : undefined;
+  }
+
   #listen(subject: string): Listening {
     const waiting: Listening["waiting"] = new Map();
     const subscription = this.#link.subscribe(subject, (message) => {
@@ -55,7 +68,7 @@ export class Echoes {
       // Of two copies the stream keeps the first.
       expected.isWhole ??= [message.header(CHECK_HEADER), checkOf(message.payload)].every((c) => c === expected.check);
     });
-    const listening = { subscription, usedAt: 0, waiting };
+    const listening: Listening = { subscription, usedAt: 0, last: undefined, waiting };
     this.#subjects.set(subject, listening);
     if (this.#timer === undefined) {
       this.#timer = setInterval(() => this.#drop(performance.now() - IDLE_MS), IDLE_MS);

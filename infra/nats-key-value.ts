@@ -1,6 +1,6 @@
 import type { Subscription } from "./bus.ts";
 import type { KeyValue, KeyValueEntry } from "./durable.ts";
-import { damaged } from "./nats-answer.ts";
+import { damaged, unlessDamaged } from "./nats-answer.ts";
 import { CHECK_HEADER, checkOf, isIntact, readStored } from "./nats-checksum.ts";
 import { checkName, type JetStream } from "./nats-jetstream.ts";
 import type { NatsHeaders, NatsMessage } from "./nats-link.ts";
@@ -53,7 +53,7 @@ export class NatsKeyValue implements KeyValue {
       const { seq } = await this.#jetStream.publish(this.#subject(key), value, [[CHECK_HEADER, check], ...headers]);
       const kept = await readStored(this.#jetStream, bucketStream(this.#bucket), seq);
       // None is kept of a value that somebody has put another in place of.
-      if (kept?.isDamaged !== true) return seq;
+      if (kept === undefined || (!kept.isDamaged && kept.message.header(CHECK_HEADER) === check)) return seq;
       expected = seq;
     }
     throw damaged(`each of ${MAX_COPIES} copies of ${key}`);
@@ -68,7 +68,11 @@ export class NatsKeyValue implements KeyValue {
 
   async #last(key: string): Promise<NatsMessage | undefined> {
     const stream = bucketStream(this.#bucket);
-    const message = await this.#jetStream.get(stream, { last: this.#subject(key) });
+    const message = await unlessDamaged(async () => {
+      const last = await this.#jetStream.get(stream, { last: this.#subject(key) });
+      if (last === undefined || Number.isSafeInteger(Number(last.header("Nats-Sequence")))) return last;
+      throw damaged(`where the last value of ${key} is kept`);
+    });
     if (message === undefined || isIntact(message)) return message;
     const kept = await readStored(this.#jetStream, stream, Number(message.header("Nats-Sequence")));
     // Another has taken its place.

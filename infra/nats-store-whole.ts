@@ -46,13 +46,17 @@ export async function storeWhole(
     // Of one that was published before, the echo is not what is kept.
     if (isFirst && echo?.isWhole() === true) return { seq, duplicate };
     const kept = await readStored(jetStream, stream, seq);
-    if (kept?.message.header(ID_HEADER) !== copyId) {
+    // Whatever has become of its headers.
+    if (kept?.isDamaged === false && checkOf(kept.message.payload) === check) return { seq, duplicate };
+    const isOurs = kept?.message.header(ID_HEADER) === copyId;
+    // A repeat under the same id says what it says.
+    if (isOurs && !kept.isDamaged) return { seq, duplicate };
+    if (!isOurs) {
       // The answer has named another place. If it does so twice, what was there is gone, as a job is that is done.
       if (misplaced === seq) return { seq, duplicate };
       misplaced = seq;
       continue;
     }
-    if (!kept.isDamaged) return { seq, duplicate };
     if (!duplicate) copies++;
     [copyId, afterSeq] = [`${id}${COPY_MARK}${seq}`, seq];
   }

@@ -70,7 +70,7 @@ export const FAULTS = {
   },
   corrupt: {
     group: "network",
-    about: "a byte of a message's payload changes",
+    about: "a byte of a message's headers or payload changes",
     numbers: { durationMs: duration(2_000), probability: probability(0.05) },
   },
   throttle: {

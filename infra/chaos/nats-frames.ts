@@ -3,7 +3,15 @@ export interface Frame {
   /** The whole of it: protocol line, and payload where there is one. A copy of its own. */
   readonly bytes: Uint8Array;
   /** Undefined for protocol lines that carry no message. */
-  readonly message: { readonly subject: string; readonly payloadAt: number; readonly payloadBytes: number } | undefined;
+  readonly message: MessagePlace | undefined;
+}
+
+interface MessagePlace {
+  readonly subject: string;
+  /** The payload's place if there are none. */
+  readonly headersAt: number;
+  readonly payloadAt: number;
+  readonly payloadBytes: number;
 }
 
 const LF = 10;
@@ -56,6 +64,7 @@ export class FrameSplitter {
         bytes: bytes.slice(at, whole),
         message: {
           subject: head.subject,
+          headersAt: end + 1 - at,
           payloadAt: end + 1 - at + head.headerBytes,
           payloadBytes: head.totalBytes - head.headerBytes,
         },

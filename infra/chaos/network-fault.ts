@@ -83,11 +83,14 @@ function strikes(
   return message !== undefined && fault.concerns(message.subject) && random.next() < fault.probability;
 }
 
-/** Another value for one byte of the payload; the protocol around it stays whole. */
+/** Another value for one byte of headers or payload; the protocol around them stays whole. */
 function corrupted({ bytes, message }: Frame, random: SeededRandom): Uint8Array {
   const copy = new Uint8Array(bytes);
-  if (message === undefined || message.payloadBytes === 0) return copy;
-  const at = message.payloadAt + random.integer(0, message.payloadBytes - 1);
+  if (message === undefined) return copy;
+  const { headersAt, payloadAt, payloadBytes } = message;
+  const count = payloadAt + payloadBytes - headersAt;
+  if (count === 0) return copy;
+  const at = headersAt + random.integer(0, count - 1);
   copy[at] = (copy[at] ?? 0) ^ random.integer(1, 255);
   return copy;
 }

@@ -6,6 +6,8 @@ import { systemClock } from "../../infra/clock.ts";
 import { DUPLICATE_WINDOW_MS } from "../../infra/durable-limits.ts";
 import type { Durable, DurableLog, LogEntry } from "../../infra/durable.ts";
 import { RallyError } from "../../infra/errors.ts";
+import { unlessDamaged } from "../../infra/nats-answer.ts";
+import { CHECK_HEADER, checkOf, ID_HEADER } from "../../infra/nats-checksum.ts";
 import { NatsDurable } from "../../infra/nats-durable.ts";
 import { JetStream } from "../../infra/nats-jetstream.ts";
 import type { NatsLink } from "../../infra/nats-link.ts";
@@ -75,9 +77,10 @@ describe("bytes that change between us and JetStream", () => {
   const subject = () => `log${round}.one`;
 
   /** As owners append: again under the same id until it is answered; the next one goes on from what is in the log. */
-  async function appendAll(log: DurableLog, values: readonly string[]): Promise<void> {
+  async function appendAll(log: DurableLog, values: readonly string[]): Promise<{ readonly numFenced: number }> {
     let expectedLastSeq = 0;
-    for (let i = 0, owner = 0; i < values.length;) {
+    let owner = 0;
+    for (let i = 0; i < values.length;) {
       try {
         const id = `${subject()}:${i}:${owner}`;
         ({ seq: expectedLastSeq } = await log.append(subject(), bytes(values[i] ?? ""), { id, expectedLastSeq }));
@@ -93,6 +96,7 @@ describe("bytes that change between us and JetStream", () => {
         owner++;
       }
     }
+    return { numFenced: owner };
   }
 
   it("an entry that is stored damaged is stored again, before anything follows it", async () => {
@@ -101,7 +105,8 @@ describe("bytes that change between us and JetStream", () => {
     const followed: LogEntry[] = [];
     await reader.follow(subject(), (entry) => void followed.push(entry));
     way.begin();
-    await appendAll(writer, numbers(100));
+    // Damaged numbers fence nobody out.
+    expect(await appendAll(writer, numbers(100))).toEqual({ numFenced: 0 });
     const entries = await reader.read(subject());
     expect(said(entries)).toEqual(whole(numbers(100)));
     expect(entries.length).toBeGreaterThan(110);
@@ -118,19 +123,25 @@ describe("bytes that change between us and JetStream", () => {
   });
 
   it("a repeated append finds out that the first was stored damaged", async () => {
-    const way = await damagedWay({ direction: "to-server", probability: 1, prefix: "log" });
-    const log = await way.durable.log(logOptions());
-    const heal = way.begin();
-    await expect(log.append(subject(), bytes("a"), { id: "a", expectedLastSeq: 0 })).rejects.toMatchObject({
-      code: "corrupted",
-    });
-    heal();
+    const { link, durable } = await over(server.url);
+    const log = await durable.log(logOptions());
+    const store = (id: string, expected: number) =>
+      link.publish(subject(), bytes("b"), undefined, [
+        [ID_HEADER, id],
+        [CHECK_HEADER, checkOf(bytes("a"))],
+        ["Nats-Expected-Last-Subject-Sequence", String(expected)],
+      ]);
+    // Two copies that were damaged alike, of an append whose answer was lost.
+    store("a", 0);
+    await link.flush();
+    const [first] = await log.read(subject());
+    store(`a~${first?.seq}`, first?.seq ?? 0);
+    await link.flush();
     const { seq } = await log.append(subject(), bytes("a"), { id: "a", expectedLastSeq: 0 });
-    const again = await log.append(subject(), bytes("a"), { id: "a", expectedLastSeq: 0 });
-    expect(again.seq).toBe(seq);
+    expect((await log.append(subject(), bytes("a"), { id: "a", expectedLastSeq: 0 })).seq).toBe(seq);
     const entries = await log.read(subject());
+    expect(entries.map(({ payload }) => text(payload))).toEqual(["", "", ...whole(["a"])]);
     expect(entries.at(-1)).toMatchObject({ seq });
-    expect(said(entries)).toEqual(whole(["a"]));
   });
 
   it("a reader reads again what was damaged on its way out", async () => {
@@ -143,6 +154,24 @@ describe("bytes that change between us and JetStream", () => {
     const expected = whole(numbers(60));
     await expect.poll(() => followed.map(({ payload }) => text(payload)), { timeout: 10_000 }).toEqual(expected);
     expect((await reader.read(subject())).map(({ payload }) => text(payload))).toEqual(expected);
+  });
+
+  it("a place in the log that was damaged on its way back fences nobody out either", async () => {
+    const way = await damagedWay({ direction: "from-server", probability: 0.3, prefix: "_INBOX" });
+    const [writer, reader] = [await way.durable.log(logOptions()), await direct.log(logOptions())];
+    way.begin();
+    expect(await appendAll(writer, numbers(150))).toEqual({ numFenced: 0 });
+    expect((await reader.read(subject())).map(({ payload }) => text(payload))).toEqual(whole(numbers(150)));
+  });
+
+  it("but what another writer of this process has put there does", async () => {
+    const log = await direct.log(logOptions());
+    const append = (id: string, expectedLastSeq: number) =>
+      log.append(subject(), bytes(id), { id: `${subject()}:${id}`, expectedLastSeq });
+    const { seq } = await append("one", 0);
+    await append("ending", seq);
+    await expect(append("claim", seq)).rejects.toMatchObject({ code: "stale-owner" });
+    expect(said(await log.read(subject()))).toEqual(whole(["one", "ending"]));
   });
 
   it("what others write without a checksum is taken as it is", async () => {
@@ -165,14 +194,15 @@ describe("bytes that change between us and JetStream", () => {
     const way = await damagedWay({ direction: "to-server", probability: 0.3, prefix: "queue" });
     const [putter, worker] = [await way.durable.queue(queueOptions()), await direct.queue(queueOptions())];
     way.begin();
-    for (const value of numbers(40)) await putter.put(value, bytes(value));
+    for (const value of numbers(40)) await unlessDamaged(() => putter.put(value, bytes(value)));
     const jobs = await worker.pull(200, 1000);
-    const good = jobs.filter(({ payload }) => payload.length > 0);
-    expect(good.map(({ payload }) => text(payload))).toEqual(whole(numbers(40)));
-    expect(good.map(({ id }) => id)).toEqual(numbers(40));
+    // Twice, where only its id was damaged: who puts jobs can bear that.
+    const good = new Set(jobs.flatMap(({ payload }) => (payload.length > 0 ? [text(payload)] : [])));
+    expect([...good]).toEqual(whole(numbers(40)));
     const damaged = jobs.filter(({ payload }) => payload.length === 0);
-    expect(damaged.length).toBeGreaterThan(5);
-    for (const { id } of damaged) expect(numbers(40)).toContain(id);
+    expect(damaged.length).toBeGreaterThan(2);
+    // A few whose headers were damaged instead.
+    expect(jobs.filter(({ id }) => !numbers(40).includes(id ?? "")).length).toBeLessThan(5);
   });
 
   it("a worker reads again a job that was damaged on its way out", async () => {
@@ -207,10 +237,10 @@ describe("bytes that change between us and JetStream", () => {
   });
 
   it("of a job that is kept damaged, whoever looks sees nothing", async () => {
-    const way = await damagedWay({ direction: "to-server", probability: 1, prefix: "queue" });
-    const [putter, watcher] = [await way.durable.queue(queueOptions()), await direct.queue(queueOptions())];
-    way.begin();
-    await expect(putter.put("1", bytes("1"))).rejects.toMatchObject({ code: "corrupted" });
+    const { link, durable } = await over(server.url);
+    const watcher = await durable.queue(queueOptions());
+    link.publish(queueOptions().subject, bytes("b"), undefined, [[CHECK_HEADER, checkOf(bytes("a"))]]);
+    await link.flush();
     const job = await watcher.peek(0);
     expect(job?.payload).toEqual(new Uint8Array(0));
   });
@@ -224,9 +254,16 @@ describe("bytes that change between us and JetStream", () => {
     await reader.watch("key", ({ value }) => void (value.length > 0 && seen.push(text(value))));
     inward.begin();
     outward.begin();
+    const present = await direct.keyValue(bucket);
     let revision = 0;
     for (const value of numbers(30)) {
-      revision = await writer.put("key", bytes(value), revision);
+      try {
+        revision = await writer.put("key", bytes(value), revision);
+      } catch (thrown) {
+        // The revision that it was to follow was damaged.
+        expect(RallyError.from(thrown).code).toBe("stale-owner");
+        revision = await present.put("key", bytes(value));
+      }
       const found = await reader.get("key");
       expect(text(found?.value ?? new Uint8Array())).toBe(value.repeat(20));
       expect(found?.revision).toBe(revision);

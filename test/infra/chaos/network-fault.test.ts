@@ -48,6 +48,18 @@ describe("fateOf", () => {
     expect(Buffer.from(message.bytes).toString()).toBe("PUB a.b 5\r\nhello\r\n");
   });
 
+  it("changes a byte of headers as readily as one of the payload", () => {
+    const [withHeaders] = new FrameSplitter().push(Buffer.from("HPUB a.b 12 17\r\nNATS/1.0\r\n\r\nhello\r\n"));
+    if (withHeaders === undefined) throw new Error("no frame");
+    const places = new Set<number>();
+    for (let i = 0; i < 300; i++) {
+      const [changed] = fateOf(withHeaders, [always("corrupt")], random).copies;
+      places.add([...(changed ?? [])].findIndex((byte, at) => byte !== withHeaders.bytes[at]));
+    }
+    // From behind the protocol line to the payload's last byte.
+    expect([...places].sort((a, b) => a - b)).toEqual(Array.from({ length: 17 }, (_, i) => 16 + i));
+  });
+
   it("strikes as often as it should, and only where it should", () => {
     const fault: NetworkFault = { kind: "drop", direction: undefined, probability: 0.2, concerns: anything };
     const lost = Array.from({ length: 2_000 }, () => fateOf(message, [fault], random)).filter(
