@@ -30,8 +30,13 @@ export async function checkGpu(provider: Provider, ports = systemCudaPorts(proce
   if (needs.some(({ advice }) => advice !== undefined)) return checks;
   const computes = await checkProvider("cuda", ports.env, lack);
   if (computes.state !== "ok" || !existsSync(addonFile(cacheFolder(ports.env)))) return [...checks, computes];
-  return [...checks, computes, await checkAddon("cuda", ports.env, lack)];
+  const addon = await checkAddon("cuda", ports.env, lack);
+  if (addon.state !== "ok" || !existsSync(kernelsFile(cacheFolder(ports.env)))) return [...checks, computes, addon];
+  return [...checks, computes, addon, await attempt("kernels on cuda", KERNELS_CHECK, "cuda", ports.env, "warning")];
 }
+
+/** Compares every kernel with float64, for some seconds. */
+const KERNELS_CHECK = "models/kernels/check/main";
 
 const ADDON = "native addon";
 const KERNELS = "CUDA kernels";

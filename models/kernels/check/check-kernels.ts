@@ -5,8 +5,8 @@ import { EXPERT_CHECKS } from "./expert-checks.ts";
 import type { Verdict } from "./judge.ts";
 import { type Place, runCheck } from "./runner.ts";
 
-export interface CheckedOp {
-  readonly op: string;
+export interface Checked {
+  readonly line: string;
   readonly isRight: boolean;
 }
 
@@ -19,8 +19,8 @@ const ATTENTION_CHECKS: readonly AttentionCheck[] = (["e4m3", "bf16"] as const).
   judgedAfter: JUDGED_AFTER,
 }));
 
-/** One line for each check; a failure of one does not stop the others, as far as the device goes on. */
-export function checkKernels(place: Place, write: (line: string) => void): CheckedOp[] {
+/** One line for each check as it is done; a failure of one does not stop the others, as far as the device goes on. */
+export function* checkKernels(place: Place): Generator<Checked> {
   const checks = [
     ...[...DENSE_CHECKS, ...EXPERT_CHECKS].map((check) => ({
       op: check.op,
@@ -33,16 +33,14 @@ export function checkKernels(place: Place, write: (line: string) => void): Check
       run: (cudaGraph: boolean) => runAttentionCheck(check, place, cudaGraph),
     })),
   ];
-  const modes = place.provider === "cuda" ? [false, true] : [false];
-  return modes.flatMap((cudaGraph) =>
-    checks.map(({ op, what, run }) => {
-      const verdict = attempt(() => run(cudaGraph));
-      const { error, mismatch } = verdict;
+  for (const cudaGraph of place.provider === "cuda" ? [false, true] : [false]) {
+    for (const { op, what, run } of checks) {
+      const { error, mismatch } = attempt(() => run(cudaGraph));
       const told = mismatch ?? `ok, error ${(100 * error).toFixed(0)} % of what is allowed`;
-      write(`${cudaGraph ? "replayed" : "run"}  ${op.padEnd(22)} ${what.padEnd(44)} ${told}`);
-      return { op, isRight: mismatch === undefined };
-    }),
-  );
+      const how = cudaGraph ? "replayed" : "run";
+      yield { line: `${how.padEnd(9)} ${op.padEnd(22)} ${what.padEnd(40)} ${told}`, isRight: mismatch === undefined };
+    }
+  }
 }
 
 function attempt(run: () => Verdict): Verdict {
