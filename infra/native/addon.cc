@@ -94,7 +94,7 @@ napi_value run(const Arguments& arguments) {
     owned[i] = tensor_over(data.data, data.bytes, type, dims, rank);
     values[i] = owned[i].get();
   }
-  const std::shared_lock lock(device_calls());
+  const auto lock = device_calls().beside_others();
   check(ort().Run(session->get(), nullptr, tensor_names, values, num_feeds, tensor_names + num_feeds,
                   num_tensors - num_feeds, values + num_feeds),
         "run");

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <mutex>
 
 namespace rally {
 
@@ -54,13 +53,13 @@ char* Tensor::at(size_t offset, size_t bytes) const {
 }
 
 void Tensor::write(const void* from, size_t bytes, size_t offset) {
-  const std::shared_lock lock(device_calls());
+  const auto lock = device_calls().beside_others();
   session->stream().copy(at(offset, bytes), from, bytes);
   session->stream().synchronize();
 }
 
 void Tensor::read(void* to, size_t bytes, size_t offset) const {
-  const std::shared_lock lock(device_calls());
+  const auto lock = device_calls().beside_others();
   session->stream().copy(to, at(offset, bytes), bytes);
   session->stream().synchronize();
 }
@@ -68,7 +67,7 @@ void Tensor::read(void* to, size_t bytes, size_t offset) const {
 void Tensor::fill(const void* pattern, size_t bytes) {
   if (num_bytes == 0) return;
   if (bytes == 0) throw Failure("run", "there is nothing to fill a tensor with");
-  const std::shared_lock lock(device_calls());
+  const auto lock = device_calls().beside_others();
   // The whole of what is filled already is copied behind itself, so a device does nearly all of it.
   size_t filled = std::min(bytes, num_bytes);
   session->stream().copy(data(), pattern, filled);
@@ -147,11 +146,11 @@ void Binding::among_others(Work&& work) {
   const auto self = std::this_thread::get_id();
   const bool is_known = std::find(captured_by.begin(), captured_by.end(), self) != captured_by.end();
   if (!session->captures() || is_known) {
-    const std::shared_lock lock(device_calls());
+    const auto lock = device_calls().beside_others();
     work();
     return;
   }
-  const std::unique_lock lock(device_calls());
+  const auto lock = device_calls().alone();
   work();
   captured_by.push_back(self);
 }

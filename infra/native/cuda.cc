@@ -56,8 +56,8 @@ void check_cuda(int status, const char* about) {
   throw Failure(about, "CUDA failure " + std::to_string(status) + ": " + cuda().cudaGetErrorString(status));
 }
 
-std::shared_mutex& device_calls() {
-  static std::shared_mutex calls;
+DeviceCalls& device_calls() {
+  static DeviceCalls calls;
   return calls;
 }
 
@@ -86,7 +86,7 @@ void Stream::synchronize() const {
 }
 
 CudaMemory::CudaMemory(int device, size_t bytes, bool is_pinned) : device(device), is_pinned(is_pinned) {
-  const std::shared_lock lock(device_calls());
+  const auto lock = device_calls().beside_others();
   check_cuda(cuda().cudaSetDevice(device), "run");
   // An empty tensor has an address, too.
   const size_t some = bytes == 0 ? 1 : bytes;
@@ -94,7 +94,7 @@ CudaMemory::CudaMemory(int device, size_t bytes, bool is_pinned) : device(device
 }
 
 CudaMemory::~CudaMemory() {
-  const std::shared_lock lock(device_calls());
+  const auto lock = device_calls().beside_others();
   cuda().cudaSetDevice(device);
   if (is_pinned) {
     cuda().cudaFreeHost(memory);

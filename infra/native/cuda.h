@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <mutex>
 #include <shared_mutex>
 #include <string>
 
@@ -35,9 +36,27 @@ void check_cuda(int status, const char* about);
 
 /**
  * ONNX Runtime captures CUDA graphs in CUDA's global mode: while a thread captures, calls of others that allocate, free or copy make
- * the capture fail. So a run that may capture holds this alone, and all else that calls CUDA holds it shared.
+ * the capture fail. So a run that may capture is alone, and all else that calls CUDA goes beside each other.
  */
-std::shared_mutex& device_calls();
+class DeviceCalls {
+ public:
+  std::shared_lock<std::shared_mutex> beside_others() {
+    const std::lock_guard<std::mutex> turn(door);
+    return std::shared_lock<std::shared_mutex>(calls);
+  }
+  /** Whoever comes while it waits, waits behind it: runs that follow each other closely would never let it in. */
+  std::unique_lock<std::shared_mutex> alone() {
+    const std::lock_guard<std::mutex> turn(door);
+    return std::unique_lock<std::shared_mutex>(calls);
+  }
+
+ private:
+  std::mutex door;
+  std::shared_mutex calls;
+};
+
+/** Of this process. Not to be entered twice by one thread. */
+DeviceCalls& device_calls();
 
 /** A stream of one device, or nothing at all for a session on the CPU. */
 class Stream {

@@ -79,7 +79,7 @@ std::vector<std::string> names(const OrtSession* session, size_t count, GetName 
 
 Session::Session(const SessionSettings& settings)
     : own_stream(device_of(settings)), has_cuda_graphs(option(settings, "enable_cuda_graph", "0") == "1") {
-  const std::shared_lock lock(device_calls());
+  const auto lock = device_calls().beside_others();
   OrtSession* raw = nullptr;
   check(ort().CreateSession(ort_env(), settings.graph_file.c_str(), options_of(settings, own_stream).get(), &raw), "graph");
   session.reset(raw);
@@ -91,7 +91,7 @@ Session::Session(const SessionSettings& settings)
 }
 
 Session::~Session() {
-  const std::shared_lock lock(device_calls());
+  const auto lock = device_calls().beside_others();
   session.reset();
 }
 

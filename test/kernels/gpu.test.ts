@@ -5,6 +5,7 @@ import path from "node:path";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { Lane } from "../../infra/native/lane.ts";
 import { packageRoot } from "../../infra/own-file.ts";
 import { cacheFolder } from "../../infra/settings.ts";
 import { kernelsFile } from "../../models/kernels/build.ts";
@@ -92,6 +93,28 @@ describe.skipIf(lack !== "")(`on a GPU${lack}`, () => {
       for (let round = 0; round < 3; round++) for (const binding of bindings) binding.run();
       const values = [y, result].map((tensor) => tensor.download(new Float32Array(1))[0]);
       expect(values).toEqual([11, 21]);
+    });
+
+    it("captures while others allocate, copy and run", async () => {
+      const { session, x, y } = increment(true);
+      const { session: other, x: otherX, y: otherY } = increment(false);
+      x.fillWith(Float32Array.of(1));
+      const lanes = [new Lane(), new Lane()];
+      const beside = other.bind({ x: otherX }, { y: otherY });
+      const captures = Array.from({ length: 20 }, (_, id) =>
+        lanes[0]?.run(session.bind({ x }, { y }, { runConfigs: { gpu_graph_id: String(id + 1) } })),
+      );
+      const runs = Array.from({ length: 200 }, () => lanes[1]?.run(beside));
+      for (let i = 0; i < 100; i++) {
+        const tensor = other.allocate("f32", [1 << 20]);
+        tensor.fillWith(Float32Array.of(i));
+        tensor.release();
+        // Lets the lanes' answers in.
+        await new Promise(setImmediate);
+      }
+      await Promise.all([...captures, ...runs]);
+      expect(y.download(new Float32Array(1))[0]).toBe(2);
+      await Promise.all(lanes.map((lane) => lane.close()));
     });
 
     it("times runs where they compute", () => {
