@@ -16,7 +16,7 @@ const SOURCES = path.join(packageRoot, "models", "kernels");
 const OPERATORS = path.join(SOURCES, "ops");
 const COMPILE = ["-std=c++20", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden"];
 /** With CUDA's runtime inside it loads on any machine. ONNX Runtime would unload it with each session. */
-const LINK = ["-shared", "-cudart=static", "-Xlinker=-z,nodelete,--exclude-libs,ALL"];
+const LINK = ["-shared", "-cudart=static", "-Xlinker=-z,nodelete,-z,defs,--exclude-libs,ALL"];
 /** Operators whose kernels Hopper alone can run. */
 export const HOPPER_ONLY = ["all-operators.cc", "attention-ops.cc", "expert-ops.cc", "head-ops.cc", "sizes.cc"];
 

@@ -1,12 +1,8 @@
-import { execFile } from "node:child_process";
 import { existsSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
-import { fileURLToPath } from "node:url";
-import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { Lane } from "../../infra/native/lane.ts";
-import { packageRoot } from "../../infra/own-file.ts";
 import { cacheFolder } from "../../infra/settings.ts";
 import { kernelsFile } from "../../models/kernels/build.ts";
 import { runAttentionCheck } from "../../models/kernels/check/attention-check.ts";
@@ -16,7 +12,6 @@ import { openGraph, type Place, runCheck } from "../../models/kernels/check/runn
 import { haveAddon } from "../support/addon.ts";
 import { haveGpu } from "../support/gpu.ts";
 
-const run = promisify(execFile);
 const library = kernelsFile(cacheFolder());
 const lack = (await lacks()) ?? "";
 
@@ -144,12 +139,6 @@ describe.skipIf(lack !== "")(`on a GPU${lack}`, () => {
       expect(session.deviceMemory().free).toBeLessThanOrEqual(before - 2 ** 30);
       tensor.release();
       expect(session.deviceMemory().free).toBe(before);
-    });
-
-    it("says that a kernel's fault has lost the device, in that process", async () => {
-      const program = fileURLToPath(new URL("../support/lost-device.mjs", import.meta.url));
-      const { stdout } = await run(process.execPath, [program, path.join(packageRoot, "dist"), library, place.folder]);
-      expect(stdout.trim().split("\n")).toEqual(["device-lost", "device-lost"]);
     });
   });
 });
