@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <climits>
 
 #include "custom-op.h"
@@ -67,24 +68,30 @@ void readInputs(const Operator& op, const OrtKernelContext* context, Call& call)
   }
 }
 
+std::vector<int64_t> outputDimensions(const Shape& shape, const Sizes& sizes) {
+  std::vector<int64_t> dims;
+  for (const auto& dimension : shape) {
+    const auto value = dimension.evaluate(sizes);
+    if (!value || *value < 0) throw Refusal(dimension.text + " is no whole number with " + sizes.text());
+    dims.push_back(*value);
+  }
+  return dims;
+}
+
 /// Whether there is anything to compute.
 bool makeOutputs(const Operator& op, OrtKernelContext* context, Call& call) {
   const OrtApi& api = *op.api;
+  // All first, so that it is we who refuse.
+  std::vector<std::vector<int64_t>> shapes;
+  for (const auto& shape : op.outputShapes) shapes.push_back(outputDimensions(shape, call.sizes));
   bool isEmpty = true;
-  size_t numOutputs = 0;
-  check(api, api.KernelContext_GetOutputCount(context, &numOutputs));
-  for (size_t i = 0; i < op.signature.outputs.size(); i++) {
-    std::vector<int64_t> dims;
-    int64_t count = 1;
-    for (const auto& dimension : op.outputShapes[i]) {
-      const auto value = dimension.evaluate(call.sizes);
-      if (!value || *value < 0) throw Refusal(dimension.text + " is no whole number with " + call.sizes.text());
-      dims.push_back(*value);
-      count *= *value;
-    }
-    isEmpty = isEmpty && count == 0;
+  size_t count = 0;
+  check(api, api.KernelContext_GetOutputCount(context, &count));
+  for (size_t i = 0; i < shapes.size(); i++) {
+    const auto& dims = shapes[i];
+    isEmpty = isEmpty && std::find(dims.begin(), dims.end(), 0) != dims.end();
     OrtValue* value = nullptr;
-    if (i < numOutputs) check(api, api.KernelContext_GetOutput(context, i, dims.data(), dims.size(), &value));
+    if (i < count) check(api, api.KernelContext_GetOutput(context, i, dims.data(), dims.size(), &value));
     void* data = nullptr;
     if (value != nullptr) check(api, api.GetTensorMutableData(value, &data));
     call.outputs.push_back(data);
