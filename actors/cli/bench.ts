@@ -13,6 +13,7 @@ import { badFlag, type FlagValues, integerFlag, noArguments, parseFlags, switchF
 import { goodputTable, runGoodput } from "./bench/goodput-run.ts";
 import { projectAll, projectionTable, readReports } from "./bench/project.ts";
 import { STAGE_FLAGS } from "./bench/stage-flags.ts";
+import { requireStageDevice, runStage } from "./bench/stage/stage-command.ts";
 import { workload } from "./bench/workload.ts";
 
 const { store: _store, trace: _trace, ...topologyFlags } = TOPOLOGY_FLAGS;
@@ -61,6 +62,10 @@ With --goodput it first finds how many requests per second --concurrency at once
 get done (the sustainable load), then sends multiples of that, arriving at random,
 and counts the output tokens of those that meet their deadline.
 
+With --stage it measures one layer's attention or FFN stage at a model's real
+dimensions on this machine's GPU, part by part, beside ONNX Runtime's own operators
+and PyTorch's figures. --context, --batch and FILE's contents go round in one table.
+
 With --project it calculates what deployments of whole servers would do, from
 stage times in files: xA yF has x attention and y FFN servers of eight GPUs.`,
   examples: [
@@ -68,6 +73,7 @@ stage times in files: xA yF has x attention and y FFN servers of eight GPUs.`,
     ["rally bench --compare monolith --concurrency 8 --json", "for programs"],
     ["rally bench --goodput --max-tokens 32", "the goodput curve"],
     ["rally bench --micro-batches 3 --replicas 2", "another topology"],
+    ["rally bench --stage attention --batch 128 --context 4096,8192", "one stage on the GPU"],
     ["rally bench --project stages.json", "tokens/s per GPU of whole deployments"],
   ],
   flags,
@@ -81,9 +87,12 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   noArguments("bench", positionals);
   if (values.project.length > 0) return printProjections(values, context);
   if (values.compare !== "monolith") throw badFlag("compare", values.compare, "monolith");
-  // The monolith computes in this process, which must have started as the actors start.
-  const env = withHugePages(withProvider(values.provider, context.env));
+  if (values.stage !== undefined) await requireStageDevice(values, context.env);
+  // The monolith, or the stage, computes in this process, which must have started as the actors start.
+  const provider = values.stage === undefined ? values.provider : "cuda";
+  const env = withHugePages(withProvider(provider, context.env));
   if (READ_AT_START.some((name) => env[name] !== context.env[name])) return inNewProcess(env);
+  if (values.stage !== undefined) return runStage(values, context);
   const topology = topologyOf(values);
   const [config, tokenizer] = await Promise.all([loadConfig(topology.modelDir), loadTokenizer(topology.modelDir)]);
   const nats = natsSettingsOf(values, context.env);
