@@ -133,7 +133,8 @@ async function printProjections(
 ): Promise<number> {
   const reports = await readReports(project);
   const rows = reports.flatMap(({ measurements }) => measurements);
-  const projected = projectAll(rows, { tpotMs, mostServers: servers });
+  const ceilings = reports.find((report) => report.ceilings !== undefined)?.ceilings;
+  const projected = projectAll(rows, { tpotMs, mostServers: servers }, ceilings);
   if (projected.length === 0) {
     throw new RallyError(
       "bad-settings",

@@ -1,4 +1,5 @@
 import { RallyError } from "../../infra/errors.ts";
+import type { Ceilings } from "./floors.ts";
 import { DEEPSEEK_V3, type KvKind, type PlannedModel, STEP3 } from "./planned-model.ts";
 import type { Point, StageTimes } from "./stage-times.ts";
 
@@ -19,14 +20,6 @@ export interface Measurement {
   readonly us: number;
 }
 
-/** What floors are made of, as measured on the card. */
-interface Ceilings {
-  readonly copyBytesPerSecond: number;
-  readonly readBytesPerSecond: number;
-  readonly fp8FlopsPerSecond: number;
-  readonly bf16FlopsPerSecond: number;
-}
-
 export interface Report {
   readonly device: string;
   readonly ceilings?: Ceilings;
@@ -37,7 +30,7 @@ type Json = Readonly<Record<string, unknown>>;
 
 const NAMES: readonly unknown[] = ["step3", "dsv3"];
 const STAGES: readonly unknown[] = ["attention", "ffn"];
-const CEILINGS = ["copyBytesPerSecond", "readBytesPerSecond", "fp8FlopsPerSecond", "bf16FlopsPerSecond"] as const;
+const CEILINGS = ["copyBytesPerSecond", "fp8FlopsPerSecond", "bf16FlopsPerSecond"] as const;
 
 /** The JSON that `rally bench --stage --json` and torch_stages.py write. RallyError `bad-settings` for anything else. */
 export function parseReport(text: string, file: string): Report {

@@ -194,3 +194,21 @@ export function projectColocated(
     fits: fits(bytes, limits),
   };
 }
+
+/** The batch with the most tokens per second under `tpotMs` that fits in memory; undefined if none does. */
+export function bestColocated(
+  model: PlannedModel,
+  times: StageTimes,
+  load: Load,
+  expertsPerGpu: number,
+  tpotMs: number,
+): ColocatedProjection | undefined {
+  const most = Math.min(...[times.attention, times.experts, times.dense, times.head].map(measuredUpTo));
+  let best: ColocatedProjection | undefined;
+  for (let batch = BATCH_STEP; batch <= most; batch += BATCH_STEP) {
+    const found = projectColocated(model, times, load, batch, expertsPerGpu);
+    if (!found.fits || found.tpotMs > tpotMs) continue;
+    if (best === undefined || found.tokensPerSecondPerGpu > best.tokensPerSecondPerGpu) best = found;
+  }
+  return best;
+}

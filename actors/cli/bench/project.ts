@@ -14,10 +14,13 @@ import {
   bestDeployment,
   type ColocatedProjection,
   type Deployment,
+  bestColocated,
   type Load,
   type Projection,
-  projectColocated,
 } from "../../../models/planner/projection.ts";
+import type { Ceilings } from "../../../models/planner/floors.ts";
+import { DEEPSEEK_V3, STEP3 } from "../../../models/planner/planned-model.ts";
+import { atSameShare } from "../../../models/planner/same-share.ts";
 import type { StageTimes } from "../../../models/planner/stage-times.ts";
 
 export interface ProjectOptions {
@@ -55,22 +58,46 @@ export async function readReports(files: readonly string[]): Promise<Report[]> {
   );
 }
 
-/** Every model, maker, kind of KV and context length of which all stages were measured. */
-export function projectAll(rows: readonly Measurement[], options: Omit<ProjectOptions, "files">): Projected[] {
+/**
+ * Every model, maker, kind of KV and context length of which all stages were measured. With ceilings also DeepSeek-V3 by kernels as
+ * good as those that Step-3's times are by: at the same share of its floors.
+ */
+export function projectAll(
+  rows: readonly Measurement[],
+  options: Omit<ProjectOptions, "files">,
+  ceilings: Ceilings | undefined,
+): Projected[] {
   return selections(rows).flatMap((selection) => {
     const times = stageTimes(rows, selection);
     if (!isWhole(times)) return [];
-    const model = PLANNED_MODELS[selection.model];
-    const load: Load = { kv: selection.kv, contextLength: selection.context, microBatches: MICRO_BATCHES };
-    const paper = PAPER[selection.context];
-    const projected: Projected = {
-      ...selection,
-      paper: paper && bestBatch(model, times, paper, load, options.tpotMs),
-      best: bestDeployment(model, times, load, options.tpotMs, options.mostServers),
-      colocated: colocated(rows, selection, options.tpotMs),
-    };
-    return [projected];
+    const own = projectOne(selection, times, colocatedTimes(rows, selection), options);
+    if (selection.model !== "step3" || ceilings === undefined) return [own];
+    const share = (numWeights: number) => atSameShare(STEP3, times, DEEPSEEK_V3, numWeights, selection, ceilings);
+    // Two routed experts with four rows per sequence and the shared one with one: three rows per sequence on average.
+    const both = share(3);
+    const bySequence = { ...both, experts: both.experts.map(({ rows: each, us }) => ({ rows: each / 3, us })) };
+    const as: Selection = { ...selection, model: "dsv3", by: `as ${selection.by}` };
+    return [own, projectOne(as, share(DEEPSEEK_V3.numExperts / 16 + 1), bySequence, options)];
   });
+}
+
+function projectOne(
+  selection: Selection,
+  times: StageTimes,
+  colocated: StageTimes,
+  { tpotMs, mostServers }: Omit<ProjectOptions, "files">,
+): Projected {
+  const model = PLANNED_MODELS[selection.model];
+  const load: Load = { kv: selection.kv, contextLength: selection.context, microBatches: MICRO_BATCHES };
+  const paper = PAPER[selection.context];
+  return {
+    ...selection,
+    paper: paper && bestBatch(model, times, paper, load, tpotMs),
+    best: bestDeployment(model, times, load, tpotMs, mostServers),
+    colocated: isWhole(colocated)
+      ? bestColocated(model, colocated, { ...load, microBatches: 2 }, colocated.weightsPerPoint, tpotMs)
+      : undefined,
+  };
 }
 
 function selections(rows: readonly Measurement[]): Selection[] {
@@ -85,21 +112,6 @@ function selections(rows: readonly Measurement[]): Selection[] {
 
 function isWhole({ attention, experts, dense, head }: StageTimes): boolean {
   return [attention, experts, dense, head].every((points) => points.length > 0);
-}
-
-function colocated(
-  rows: readonly Measurement[],
-  selection: Selection,
-  tpotMs: number,
-): ColocatedProjection | undefined {
-  const times = colocatedTimes(rows, selection);
-  if (!isWhole(times)) return undefined;
-  const load: Load = { kv: selection.kv, contextLength: selection.context, microBatches: 2 };
-  const all = times.attention.map(({ rows: batch }) =>
-    projectColocated(PLANNED_MODELS[selection.model], times, load, batch, times.weightsPerPoint),
-  );
-  const possible = all.filter((each) => each.fits && each.tpotMs <= tpotMs);
-  return possible.toSorted((a, b) => b.tokensPerSecondPerGpu - a.tokensPerSecondPerGpu)[0];
 }
 
 const COLUMNS = [16, 13, 8, 7, 9, 9, 9, 11, 9, 10];
@@ -126,6 +138,8 @@ export function projectionTable(projected: readonly Projected[], { tpotMs }: { r
     "",
     `PROJECTED from measured stage times, ${MICRO_BATCHES} micro-batches, at most ${tpotMs} ms per token. ASSUMED, not measured: transfers`,
     "of up to 'hides' µs in each direction cost nothing, routing is even, sampling and scheduling on the CPU keep up.",
+    "dsv3 'as' a maker: DeepSeek-V3's floors at the share of the floor that the maker reaches for Step-3. EP128: attention and",
+    "experts on every GPU, two micro-batches, routing even, as DeepSeek profiled it.",
     "batch: sequences of a micro-batch on each attention GPU. A ~ marks an FFN time scaled from another number of experts per GPU.",
   ];
 }

@@ -19,7 +19,6 @@ describe("a benchmark's JSON", () => {
     const { by: _by, ...bare } = row({});
     const ceilings = {
       copyBytesPerSecond: 3e12,
-      readBytesPerSecond: 3e12,
       fp8FlopsPerSecond: 1e15,
       bf16FlopsPerSecond: 7e14,
     };

@@ -11,7 +11,7 @@ import { dense, experts, head, type Routing } from "./ffn-parts.ts";
 import { sampleKv } from "./kv.ts";
 import type { AttentionContext, Part, PartContext } from "./part.ts";
 import { Patterns } from "./patterns.ts";
-import { type Rotation, STANDARD_ROTATION } from "./rotation.ts";
+import { DISTINCT_ROTATION, type Rotation, STANDARD_ROTATION } from "./rotation.ts";
 import { stockAttention, stockExperts, type StockPart, stockProjections } from "./stock-parts.ts";
 import { timeGraph } from "./time-graph.ts";
 
@@ -60,7 +60,7 @@ export function measureStage(options: StageOptions): Measured[] {
 function attentionParts(options: StageOptions, base: PartContext): Measured[] {
   const { contexts, kv, place } = options;
   const projections = projectionParts(base);
-  const stock = stockProjections(base);
+  const stock = stockProjections(distinct(base));
   const [first = 1] = contexts;
   const sample = sampleKv(place, { ...base, context: first, kv });
   return [
@@ -72,7 +72,7 @@ function attentionParts(options: StageOptions, base: PartContext): Measured[] {
       const whole = attentionStage(context, sample, [...projections, ...own]);
       const at = { context: tokens, kv };
       return [...own, whole].map((part) => ({
-        ...measure(options, base.batch, part, [stockAttention(context)]),
+        ...measure(options, base.batch, part, [stockAttention(distinct(context))]),
         ...at,
       }));
     }),
@@ -82,9 +82,14 @@ function attentionParts(options: StageOptions, base: PartContext): Measured[] {
 function ffnParts(options: StageOptions, context: PartContext): Measured[] {
   const { routing } = options;
   return [
-    { ...measure(options, context.batch, experts(context, routing), [stockExperts(context)]), routing },
+    { ...measure(options, context.batch, experts(context, routing), [stockExperts(distinct(context))]), routing },
     measure(options, context.batch, dense(context), []),
   ];
+}
+
+/** Tests ask for less than the standard. */
+function distinct<C extends PartContext>(context: C): C {
+  return context.rotation === STANDARD_ROTATION ? { ...context, rotation: DISTINCT_ROTATION } : context;
 }
 
 function measure(options: StageOptions, batch: number, part: Part, stock: readonly StockPart[]): Measured {
