@@ -108,10 +108,14 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
   }
 }
 
-__device__ void consume(const Args& args, Shared& shared) {
+__device__ void consume(const Args& args, Shared& shared, Gather& gather) {
   const int thread = threadIdx.x, warp = thread / 32;
   const int numWarps = gridDim.x * (kConsumers / 32), warpId = warp * gridDim.x + blockIdx.x;
-  gather(args, shared.plan, warpId, numWarps);
+  gather.store(args, shared.plan, warpId);
+  for (int pair = warpId + numWarps; pair < args.shape.numPairs(); pair += numWarps) {
+    gather.load(args, pair);
+    gather.store(args, shared.plan, pair);
+  }
   Consumer consumer{args, shared, thread, warp / 4, warp % 4, thread % 32, {}, {}};
   for (int p = 0; p < 2; ++p) {
     const Work work(args, shared.plan, p);
@@ -126,20 +130,22 @@ __global__ void __cluster_dims__(2) __launch_bounds__(kThreads, 1) ffnKernel(con
   if (threadIdx.x == 0) {
     for (int i = 0; i < kWeightStages; ++i) {
       initialise(&shared.fullWeights[i], 1);
-      initialise(&shared.emptyWeights[i], 2 * kConsumers / 32);
+      initialise(&shared.emptyWeights[i], 2 * kConsumers / 32 * kArrivalsPerWarp);
     }
     for (int i = 0; i < kActivationStages; ++i) {
       initialise(&shared.fullActivations[i], 1);
-      initialise(&shared.emptyActivations[i], 2 * kConsumers / 32);
+      initialise(&shared.emptyActivations[i], 2 * kConsumers / 32 * kArrivalsPerWarp);
     }
     fenceBarriers();
   }
   if (threadIdx.x < kTileTokens) shared.largest[threadIdx.x] = 0;
-  makePlan<kThreads / 32>(args, shared.plan, shared.counts);
+  Gather gather;
+  if (threadIdx.x < kConsumers) gather.load(args, threadIdx.x / 32 * gridDim.x + blockIdx.x);
+  makePlan(args, shared.plan, *reinterpret_cast<PlanScratch*>(shared.weights));
   clusterBarrier();
   if (threadIdx.x < kConsumers) {
     growRegisters<232>();
-    consume(args, shared);
+    consume(args, shared, gather);
   } else {
     shrinkRegisters<40>();
     if (threadIdx.x == kConsumers) produceWeights(args, shared);

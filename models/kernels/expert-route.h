@@ -18,86 +18,132 @@ __device__ inline int expertOfPair(const Args& args, int pair) {
   return local < shape.numLocal ? local : -1;
 }
 
-/// Fills the plan; by all threads of the block (numWarps warps). counts: [numWarps, kMaxLocal] scratch.
-template <int numWarps>
-__device__ void makePlan(const Args& args, Plan& plan, int (*counts)[kMaxLocal]) {
+constexpr int8_t kElsewhere = -1;
+
+/// Shared memory that makePlan needs for a while.
+struct PlanScratch {
+  int8_t expertOf[kMaxRows];
+  int counts[12][kMaxLocal];
+};
+
+/// Fills the plan; by all threads of the block, 12 warps.
+__device__ inline void makePlan(const Args& args, Plan& plan, PlanScratch& scratch) {
+  constexpr int numThreads = 384, numWarps = numThreads / 32;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int numPairs = args.shape.numPairs(), numLocal = args.shape.numLocal;
-  for (int i = threadIdx.x; i < numWarps * kMaxLocal; i += numWarps * 32) counts[0][i] = 0;
+#pragma unroll 4
+  for (int pair = threadIdx.x; pair < numPairs; pair += numThreads) scratch.expertOf[pair] = expertOfPair(args, pair);
+  for (int i = threadIdx.x; i < numWarps * kMaxLocal; i += numThreads) scratch.counts[0][i] = 0;
   __syncthreads();
-  const int perWarp = (numPairs + numWarps * 32 - 1) / (numWarps * 32) * 32;
+  const int perWarp = (numPairs + numThreads - 1) / numThreads * 32;
   const int begin = warp * perWarp, end = min(numPairs, begin + perWarp);
-  for (int first = begin; first < end; first += 32) {
+  int* counts = scratch.counts[warp];
+  for (int first = begin; first < end; first += 32) {  // rows of this warp's pairs, counted from 0 for each expert
     const int pair = first + lane;
-    const int expert = pair < end ? expertOfPair(args, pair) : -1;
+    const int expert = pair < end ? scratch.expertOf[pair] : kElsewhere;
     const unsigned same = __match_any_sync(~0u, expert);
-    const int before = expert < 0 ? 0 : counts[warp][expert];
+    const int before = expert == kElsewhere ? 0 : counts[expert];
     __syncwarp();
-    if (pair < end) {
-      plan.rowOf[pair] = expert < 0 ? kNoRow : before + __popc(same & ((1u << lane) - 1));
-      if (expert >= 0 && lane == __ffs(same) - 1) counts[warp][expert] = before + __popc(same);
+    if (expert != kElsewhere) {
+      plan.rowOf[pair] = before + __popc(same & ((1u << lane) - 1));
+      if (lane == __ffs(same) - 1) counts[expert] = before + __popc(same);
     }
     __syncwarp();
   }
   __syncthreads();
-  if (threadIdx.x < numLocal) {  // counts become the rows of earlier warps
-    int sum = 0;
-    for (int w = 0; w < numWarps; ++w) {
-      const int count = counts[w][threadIdx.x];
-      counts[w][threadIdx.x] = sum;
-      sum += count;
+  if (warp == 0) {  // counts become first rows of each warp
+    int firstRow = 0, firstTile = 0;
+    for (int base = 0; base < numLocal; base += 32) {
+      const int expert = base + lane;
+      int count = 0;
+      if (expert < numLocal)
+        for (int w = 0; w < numWarps; ++w) count += scratch.counts[w][expert];
+      const int tiles = (count + kTileTokens - 1) / kTileTokens;
+      int row = count, tile = tiles;  // sums over the lanes up to this one
+      for (int distance = 1; distance < 32; distance *= 2) {
+        const int earlierRow = __shfl_up_sync(~0u, row, distance), earlierTile = __shfl_up_sync(~0u, tile, distance);
+        if (lane >= distance) {
+          row += earlierRow;
+          tile += earlierTile;
+        }
+      }
+      if (expert < numLocal) {
+        int next = firstRow + row - count;
+        plan.rowBase[expert] = next;
+        plan.tileBase[expert] = firstTile + tile - tiles;
+        for (int w = 0; w < numWarps; ++w) {
+          const int ofWarp = scratch.counts[w][expert];
+          scratch.counts[w][expert] = next;
+          next += ofWarp;
+        }
+      }
+      firstRow += __shfl_sync(~0u, row, 31);
+      firstTile += __shfl_sync(~0u, tile, 31);
     }
-    plan.rowBase[threadIdx.x] = sum;
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    int row = 0, tile = 0;
-    for (int e = 0; e < numLocal; ++e) {
-      const int count = plan.rowBase[e];
-      plan.rowBase[e] = row;
-      plan.tileBase[e] = tile;
-      row += count;
-      tile += (count + kTileTokens - 1) / kTileTokens;
+    if (lane == 0) {
+      plan.rowBase[numLocal] = firstRow;
+      plan.tileBase[numLocal] = firstTile;
     }
-    plan.rowBase[numLocal] = row;
-    plan.tileBase[numLocal] = tile;
   }
   __syncthreads();
   for (int pair = begin + lane; pair < end; pair += 32) {
-    if (plan.rowOf[pair] == kNoRow) continue;
-    const int expert = expertOfPair(args, pair);
-    plan.rowOf[pair] += plan.rowBase[expert] + counts[warp][expert];
+    const int expert = scratch.expertOf[pair];
+    plan.rowOf[pair] = expert == kElsewhere ? kNoRow : plan.rowOf[pair] + counts[expert];
   }
+  fenceForAsync();  // bulk copies write over the scratch
   __syncthreads();
 }
 
-/// Copies the tokens of pairs `first`, `first + stride`, … into their tiles; by one warp.
-__device__ inline void gather(const Args& args, const Plan& plan, int first, int stride) {
-  const int lane = threadIdx.x % 32;
-  const Shape& shape = args.shape;
-  const int groups = shape.hiddenGroups();
-  for (int pair = first; pair < shape.numPairs(); pair += stride) {
+/// The token of one pair on its way into its tile; by one warp. Loaded before the plan is made, because loads that start with the
+/// weights' copies wait for those.
+struct Gather {
+  static constexpr int kChunks = 14;  // of 16 bytes per lane: 7,168 bytes in flight
+  uint4 chunks[kChunks];
+  float scales[2];
+
+  __device__ void load(const Args& args, int pair) {
+    const Shape& shape = args.shape;
+    if (pair >= shape.numPairs()) return;
+    const int lane = threadIdx.x % 32, token = pair / (shape.topK + 1), groups = shape.hiddenGroups();
+    const uint4* source = reinterpret_cast<const uint4*>(args.x.data + size_t(token) * shape.hidden);
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i)
+      if (lane + 32 * i < groups * 8) chunks[i] = source[lane + 32 * i];
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (lane + 32 * i < groups) scales[i] = args.x.scales[size_t(lane + 32 * i) * shape.numTokens + token];
+  }
+
+  __device__ void store(const Args& args, const Plan& plan, int pair) const {
+    const Shape& shape = args.shape;
+    if (pair >= shape.numPairs() || plan.rowOf[pair] == kNoRow) return;
+    const int lane = threadIdx.x % 32, token = pair / (shape.topK + 1), groups = shape.hiddenGroups();
     const int row = plan.rowOf[pair];
-    if (row == kNoRow) continue;
-    const int token = pair / (shape.topK + 1);
     int expert = 0;
     while (plan.rowBase[expert + 1] <= row) ++expert;
     const int position = row - plan.rowBase[expert];
     const int tile = plan.tileBase[expert] + position / kTileTokens, slot = position % kTileTokens;
-    const uint4* source = reinterpret_cast<const uint4*>(args.x.data + size_t(token) * shape.hidden);
     uint4* target = reinterpret_cast<uint4*>(args.workspace.input.data + size_t(tile) * groups * kTileBytes);
-#pragma unroll 8
-    for (int chunk = lane; chunk < groups * 8; chunk += 32)
-      target[(chunk / 8 * 128 + slot) * 8 + (chunk % 8 ^ slot % 8)] = source[chunk];
-    for (int group = lane; group < groups; group += 32)
-      args.workspace.input.scales[(tile * groups + group) * kTileTokens + slot] =
-          args.x.scales[size_t(group) * shape.numTokens + token];
+    const auto put = [&](int chunk, uint4 value) {
+      target[(chunk / 8 * 128 + slot) * 8 + (chunk % 8 ^ slot % 8)] = value;
+    };
+    float* targetScales = args.workspace.input.scales + size_t(tile) * groups * kTileTokens + slot;
+#pragma unroll
+    for (int i = 0; i < kChunks; ++i)
+      if (lane + 32 * i < groups * 8) put(lane + 32 * i, chunks[i]);
+#pragma unroll
+    for (int i = 0; i < 2; ++i)
+      if (lane + 32 * i < groups) targetScales[(lane + 32 * i) * kTileTokens] = scales[i];
+    const uint4* source = reinterpret_cast<const uint4*>(args.x.data + size_t(token) * shape.hidden);
+    for (int chunk = lane + 32 * kChunks; chunk < groups * 8; chunk += 32) put(chunk, source[chunk]);
+    for (int group = lane + 64; group < groups; group += 32)
+      targetScales[group * kTileTokens] = args.x.scales[size_t(group) * shape.numTokens + token];
     fenceGlobalForAsync();
     __threadfence();
     __syncwarp();
     if (lane == 0) announce(args.workspace.progress.packed + tile);
   }
-}
+};
 
 /// y of 256 columns of one token per turn: its rows, weighted, in ascending order of expert; by one warp.
 __device__ inline void combine(const Args& args, const Plan& plan, int first, int stride) {

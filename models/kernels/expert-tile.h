@@ -11,6 +11,12 @@ namespace rally::expert {
 constexpr int kWeightStages = 5;
 constexpr int kActivationStages = 3;
 
+#ifdef RALLY_RACECHECK  // for racecheck, which does not see that __syncwarp puts all lanes' reads before the arrival of one of them
+constexpr int kArrivalsPerWarp = 32;
+#else
+constexpr int kArrivalsPerWarp = 1;
+#endif
+
 struct Shared {
   alignas(1024) uint8_t weights[kWeightStages][2 * kTileBytes];
   alignas(1024) uint8_t activations[kActivationStages][kTileBytes];
@@ -19,7 +25,6 @@ struct Shared {
   Barrier fullActivations[kActivationStages], emptyActivations[kActivationStages];
   uint32_t largest[kTileTokens];  // bits of the largest magnitude per token; zero between items
   Plan plan;
-  int counts[12][kMaxLocal];
 };
 
 /// Where a role is in a ring.
@@ -38,6 +43,13 @@ struct Turn {
 /// Columns of the matrix instruction for so many tokens.
 __device__ inline int columnsFor(int numRows) { return numRows <= 16 ? 16 : numRows <= 64 ? 64 : 128; }
 
+/// As swizzledOperand, with the address apart: moving it costs half as much.
+struct Operand {
+  uint32_t address;
+  __device__ explicit Operand(const uint8_t* data) : address(static_cast<uint32_t>(swizzledOperand(data))) {}
+  __device__ uint64_t at(int bytes) const { return uint64_t{0x40000040} << 32 | (address + bytes / 16); }
+};
+
 /// One consumer thread. Its sums: sums[m][4 j + 2 h + c] is row 64 m + 16 warp + lane / 4 + 8 h of the warpgroup's 128, token
 /// 8 j + 2 (lane % 4) + c.
 struct Consumer {
@@ -50,6 +62,61 @@ struct Consumer {
   Turn<kWeightStages> weightTurn;
   Turn<kActivationStages> activationTurn;
 
+  /// part = 64 weight rows times w tokens over the 128 bytes of K of a stage; begun, not waited for.
+  template <int w>
+  static __device__ void multiply(float (&part)[w / 2], Operand a, Operand b) {
+    wgmmaBegin();
+#pragma unroll
+    for (int step = 0; step < 4; ++step)  // 32 bytes of K each
+      WgmmaE4m3<w>::fromShared(part, a.at(32 * step), b.at(32 * step), step > 0);
+    wgmmaCommit();
+  }
+
+  /// sums of tokens 64 half.. += part, scaled.
+  template <int w, int half, int n>
+  __device__ void promote(float (&sums)[n / 2], const float (&part)[w / 2], float weightScale) const {
+    const float2* scales = reinterpret_cast<const float2*>(shared.scales[activationTurn.stage] + half * w) + lane % 4;
+#pragma unroll
+    for (int j = 0; j < w / 8; ++j) {
+      const float2 scale = scales[4 * j];
+      const float first = scale.x * weightScale, second = scale.y * weightScale;
+      float* sum = sums + half * (w / 2) + 4 * j;
+      sum[0] += part[4 * j] * first;
+      sum[1] += part[4 * j + 1] * second;
+      sum[2] += part[4 * j + 2] * first;
+      sum[3] += part[4 * j + 3] * second;
+    }
+  }
+
+  /// One step of K. The matrix unit works on the next quarter (half, for up to 64 tokens) while the last one is promoted.
+  template <int n>
+  __device__ void addStep(float (&sums)[2][n / 2], float weightScale) {
+    constexpr int w = n < 64 ? n : 64;
+    const uint8_t* weights = shared.weights[weightTurn.stage] + group * kTileBytes;
+    const Operand gate(weights), up(weights + kTileBytes / 2);  // or upper and lower rows
+    const Operand b(shared.activations[activationTurn.stage]), secondHalf(shared.activations[activationTurn.stage] + 64 * kGroup);
+    float even[w / 2], odd[w / 2];
+    multiply<w>(even, gate, b);
+    if constexpr (n == w) {
+      multiply<w>(odd, up, b);
+      wgmmaWait<1>();
+      promote<w, 0, n>(sums[0], even, weightScale);
+    } else {
+      multiply<w>(odd, gate, secondHalf);
+      wgmmaWait<1>();
+      promote<w, 0, n>(sums[0], even, weightScale);
+      multiply<w>(even, up, b);
+      wgmmaWait<1>();
+      promote<w, 1, n>(sums[0], odd, weightScale);
+      multiply<w>(odd, up, secondHalf);
+      wgmmaWait<1>();
+      promote<w, 0, n>(sums[1], even, weightScale);
+    }
+    wgmmaWait<0>();
+    giveBack(shared.emptyWeights[weightTurn.stage]);
+    promote<w, n / w - 1, n>(sums[1], odd, weightScale);
+  }
+
   template <int n>
   __device__ void addSteps(float (&sums)[2][n / 2], const Segment& segment, const float* weightScales, bool idle) {
     float weightScale = idle ? 0.f : __ldg(weightScales + segment.kBegin);
@@ -57,42 +124,25 @@ struct Consumer {
       const float nextScale = idle || k + 1 == segment.kEnd ? 0.f : __ldg(weightScales + k + 1);
       wait(&shared.fullWeights[weightTurn.stage], weightTurn.parity);
       wait(&shared.fullActivations[activationTurn.stage], activationTurn.parity);
-      if (!idle) {
-        const uint64_t a = swizzledOperand(shared.weights[weightTurn.stage] + group * kTileBytes);
-        const uint64_t b = swizzledOperand(shared.activations[activationTurn.stage]);
-        const float2* scales = reinterpret_cast<const float2*>(shared.scales[activationTurn.stage]) + lane % 4;
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          float part[n / 2];
-          wgmmaBegin();
-#pragma unroll
-          for (int step = 0; step < 4; ++step)  // 32 bytes of K each; the address counts 16 bytes
-            WgmmaE4m3<n>::fromShared(part, a + m * (kTileBytes / 2 / 16) + 2 * step, b + 2 * step, step > 0);
-          wgmmaCommit();
-          wgmmaWait<0>();
-#pragma unroll
-          for (int j = 0; j < n / 8; ++j) {
-            const float2 scale = scales[4 * j];
-            const float first = scale.x * weightScale, second = scale.y * weightScale;
-            sums[m][4 * j] += part[4 * j] * first;
-            sums[m][4 * j + 1] += part[4 * j + 1] * second;
-            sums[m][4 * j + 2] += part[4 * j + 2] * first;
-            sums[m][4 * j + 3] += part[4 * j + 3] * second;
-          }
-        }
-      }
-      __syncwarp();
-      if (lane < 2) arriveAt(&shared.emptyWeights[weightTurn.stage], lane);
+      if (idle)
+        giveBack(shared.emptyWeights[weightTurn.stage]);
+      else
+        addStep<n>(sums, weightScale);
       weightTurn.next();
       if (k + 1 < segment.kEnd) release();  // the last stage is the epilogue's
       weightScale = nextScale;
     }
   }
 
-  /// Gives an activation stage back to the producers of both blocks.
-  __device__ void release() {
+  /// Tells the producers of both blocks that this warp needs the stage no more.
+  __device__ void giveBack(Barrier& empty) const {
     __syncwarp();
-    if (lane < 2) arriveAt(&shared.emptyActivations[activationTurn.stage], lane);
+    for (int rank = 0; rank < 2; ++rank)
+      if (kArrivalsPerWarp == 32 || lane == rank) arriveAt(&empty, rank);
+  }
+
+  __device__ void release() {
+    giveBack(shared.emptyActivations[activationTurn.stage]);
     activationTurn.next();
   }
 
