@@ -62,7 +62,7 @@ size_t gemmWorkspaceBytes(int numTokens, int n, int k);
 /// Tokens of one KV page.
 constexpr int kPageTokens = 64;
 
-enum class KvType { kE4m3, kBf16, kF32 };
+enum class KvType { kE4m3, kBf16 };
 
 /// A pool of pages of one layer. The layout within a page is the attention kernel's own (see mfa-page.h); only
 /// ropeAppend writes it and only mfaDecode reads it.
@@ -98,23 +98,6 @@ cudaError_t ropeAppend(const Bf16* query, const Bf16* key, const Bf16* value, in
 cudaError_t mfaDecode(const void* rotated, KvPool pool, Sequences sequences, Activations out, int numHeads, void* workspace,
                       cudaStream_t stream);
 size_t mfaWorkspaceBytes(int numSequences, int maxPages, int numHeads, int headDim);
-
-/// New tokens of the f32 kernels, several per sequence if need be (chunks of prompts): row r is the token of sequence
-/// sequences[r] at positions[r]. A row whose sequence is negative is left alone by ropeAppendF32 and gets zeros from mfaDecodeF32.
-struct Rows {
-  const int32_t* sequences;  // [numRows]
-  const int32_t* positions;  // [numRows]
-  int numRows;
-};
-
-/// As ropeAppend for a pool of kF32 and headDim a multiple of 32 up to 256: query, rotated [numRows, numHeads * headDim].
-cudaError_t ropeAppendF32(const float* query, const float* key, const float* value, int keyValueStride, const float2* cosSin,
-                          KvPool pool, Sequences sequences, Rows rows, float* rotated, int numHeads, cudaStream_t stream);
-
-/// Every row against positions 0 to its own, all appended before: causal within a chunk. Lengths of `sequences` are not read.
-/// out [numRows, numHeads * headDim].
-cudaError_t mfaDecodeF32(const float* rotated, KvPool pool, Sequences sequences, Rows rows, float* out, int numHeads,
-                         cudaStream_t stream);
 
 // ---- router and experts --------------------------------------------------------------------------------------------------
 

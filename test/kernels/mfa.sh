@@ -12,4 +12,3 @@ build() {
 }
 build mfa-decode "$here/mfa-decode.cu" "$kernels/mfa-decode.cu" "$kernels/mfa-append.cu"
 build mfa-bench "$here/mfa-bench.cu" "$kernels/mfa-decode.cu" "$kernels/mfa-append.cu"
-build mfa-f32 "$here/mfa-f32.cu" "$kernels/mfa-f32.cu" "$kernels/mfa-append.cu"

@@ -7,7 +7,7 @@ namespace rally {
 namespace {
 
 KvType kvTypeOf(int64_t bits) {
-  return bits == 8 ? KvType::kE4m3 : bits == 16 ? KvType::kBf16 : KvType::kF32;
+  return bits == 8 ? KvType::kE4m3 : KvType::kBf16;
 }
 
 /// -1 if there are not as many sizes as there should be.
@@ -30,7 +30,7 @@ RALLY_MEASURE rallyGemmWorkspaceBytes(const int64_t* sizes, size_t count) {
   return rally::measured<3>(sizes, count, [](const int* s) { return rally::gemmWorkspaceBytes(s[0], s[1], s[2]); });
 }
 
-/// (bits of a value: 8, 16 or 32; headDim)
+/// (bits of a value: 8 or 16; headDim)
 RALLY_MEASURE rallyKvPageBytes(const int64_t* sizes, size_t count) {
   return rally::measured<2>(sizes, count, [](const int* s) { return rally::kvPageBytes(rally::kvTypeOf(s[0]), s[1]); });
 }
