@@ -2,11 +2,11 @@ import { execFileSync } from "node:child_process";
 import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
+import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { checkAddon } from "../../actors/cli/check-gpu.ts";
 import type { GenerateOptions } from "../../actors/client/rally-client.ts";
 import type { Topology } from "../../actors/supervisor/topology.ts";
-import { packageRoot } from "../../infra/own-file.ts";
 import { openOrtSession } from "../../infra/ort-session.ts";
 import { openAttentionStages, openFfnShard, shardSpecs } from "../../models/load.ts";
 import { openCudaSession } from "../../models/open-session.ts";
@@ -66,7 +66,7 @@ describe.skipIf(!hasGpu)("on a GPU", () => {
       });
 
       it("a kernel that fails loses the device for its process, and says so", () => {
-        const program = path.join(packageRoot, "test/support/lose-device.mjs");
+        const program = fileURLToPath(new URL("../support/lose-device.mjs", import.meta.url));
         const output = execFileSync(process.execPath, [program], {
           encoding: "utf8",
           stdio: ["ignore", "pipe", "ignore"],
