@@ -36,7 +36,9 @@ async function main(): Promise<void> {
   const progress = (text: string) => void process.stderr.write(`${text}\n`);
   const { runtime } = await setUpRuntime({ cacheDir, ortLibrary: installedOrt().library, env, progress });
   const build = { cacheDir, headerFolder: runtime.headerFolder, env, progress };
-  const built = [await buildAddon(build), await buildKernels(build, "f32")];
+  const kinds = ["f32", "hopper"] as const;
+  const kernels = await Promise.all(kinds.map((kind) => buildKernels(build, kind)));
+  const built = [await buildAddon(build), ...kernels];
   const natsServer = await findNatsServer({ env, progress });
   const sources = {
     packageRoot,

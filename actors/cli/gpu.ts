@@ -4,7 +4,7 @@ import { setUpRuntime } from "../../infra/gpu/setup.ts";
 import type { GpuRuntime } from "../../infra/gpu/runtime.ts";
 import { buildAddon } from "../../infra/native/build.ts";
 import { cacheFolder } from "../../infra/settings.ts";
-import { buildKernels } from "../../models/kernels/build.ts";
+import { buildAllKernels } from "../../models/kernels/build.ts";
 import type { Command, CommandContext } from "./command.ts";
 import { parseFlags, switchFlag } from "./flags.ts";
 
@@ -48,7 +48,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
     signal: interrupted,
   });
   const addon = await attempt("addon", buildAddon, runtime, context);
-  const kernels = await attempt("kernels", buildKernels, runtime, context);
+  const kernels = await attempt("kernels", buildAllKernels, runtime, context);
   terminal.done();
   const { version, source, libraryFolder: libraries, headerFolder: headers } = runtime;
   if (values.json)

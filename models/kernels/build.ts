@@ -97,7 +97,8 @@ export async function buildKernels(options: BuildKernelsOptions, kind: KernelKin
       for (let next = waiting.shift(); next !== undefined; next = waiting.shift()) {
         progress(`CUDA kernels: compiling with ${nvcc} (${numDone} of ${all.length} files done)`);
         const { source, object } = next;
-        const args = [...COMPILE, ...architecture, "-isystem", headerFolder, "-I", SOURCES, "-c", "-o", object, source];
+        const includes = ["-isystem", headerFolder, "-I", SOURCES];
+        const args = [...COMPILE, ...architecture, ...includes, "-c", "-o", object, source];
         try {
           await call(nvcc, args, env, failed.signal);
         } catch (thrown) {
@@ -115,6 +116,12 @@ export async function buildKernels(options: BuildKernelsOptions, kind: KernelKin
     });
   });
   return file;
+}
+
+/** Both libraries; the path is that of Hopper's. */
+export async function buildAllKernels(options: BuildKernelsOptions): Promise<string> {
+  await buildKernels(options, "f32");
+  return await buildKernels(options, "hopper");
 }
 
 async function call(nvcc: string, args: readonly string[], env: NodeJS.ProcessEnv, signal: AbortSignal): Promise<void> {
