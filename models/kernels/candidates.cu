@@ -7,11 +7,14 @@ namespace rally {
 namespace {
 
 constexpr int kRun = 8;
-constexpr int kThreads = 256;
+constexpr int kThreads = 512;
+constexpr int kWarps = kThreads / 32;
 constexpr int kRunsPerThread = 4;
 constexpr int kSlice = kThreads * kRunsPerThread * kRun;  // logits of a slice, at most
 constexpr int kMaxCandidates = 64;
 constexpr int kMaxSlices = 64;
+/// Keys that a slice ranks against each other; where more could be candidates, they are found one by one.
+constexpr int kMaxKept = 2048;
 static_assert(kSlice < 65536, "an index within a slice fits half a key");
 
 /// What a slice says of itself: largest logit and sum(exp(logit - largest)).
@@ -66,95 +69,126 @@ __device__ void loadLogits(Bf16 (&values)[kRun], const Bf16* row, int index, int
   for (int i = 0; i < kRun; ++i) values[i] = index + i < end ? row[index + i] : __ushort_as_bfloat16(0xff80);
 }
 
-template <typename Combine>
-__device__ float overBlock(float value, float* scratch, Combine combine) {
-#pragma unroll
-  for (int distance = 16; distance > 0; distance /= 2) value = combine(value, __shfl_xor_sync(~0u, value, distance));
-  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = value;
-  __syncthreads();
-  value = scratch[0];
-  for (int warp = 1; warp < kThreads / 32; ++warp) value = combine(value, scratch[warp]);
-  __syncthreads();
-  return value;
-}
-
-/// One block per slice and row. At least numCandidates threads hold a key as large as the numCandidates-th largest of the threads'
-/// largest keys, so all candidates are at or above that bound, and at most numCandidates threads hold such keys.
-__global__ void __launch_bounds__(kThreads) sliceKernel(const CandidatesJob job) {
-  constexpr int kPerThread = kRunsPerThread * kRun;
-  __shared__ uint32_t threadKeys[kThreads];
-  __shared__ uint32_t kept[kMaxCandidates * kPerThread];
-  __shared__ uint32_t bound;
-  __shared__ int numKept;
-  __shared__ float scratch[kThreads / 32];
-  letNextStart();
-  waitForPrevious();
-  const int64_t row = blockIdx.y;
-  const Bf16* const logits = job.logits + row * job.stride;
-  const bool aligned = job.stride % kRun == 0;
-  const int begin = blockIdx.x * job.slice;
-  const int end = min(begin + job.slice, job.vocab);
-
+/// The logits that a thread holds, and their keys.
+struct Held {
   Bf16 values[kRunsPerThread][kRun];
-  float largest = -INFINITY;
-  uint32_t largestKey = 0;
+  int end;  // of the slice, counted from its begin
+
+  __device__ void load(const Bf16* row, int begin, int sliceEnd, bool aligned) {
+    end = sliceEnd - begin;
 #pragma unroll
-  for (int r = 0; r < kRunsPerThread; ++r) {
-    const int index = begin + (r * kThreads + threadIdx.x) * kRun;
-    loadLogits(values[r], logits, index, end, aligned);
+    for (int r = 0; r < kRunsPerThread; ++r) loadLogits(values[r], row, begin + indexOf(r, 0), sliceEnd, aligned);
   }
+  __device__ static int indexOf(int run, int i) { return (run * kThreads + static_cast<int>(threadIdx.x)) * kRun + i; }
+  /// Calls with every key.
+  template <typename Use>
+  __device__ void eachKey(Use use) const {
 #pragma unroll
-  for (int r = 0; r < kRunsPerThread; ++r) {
+    for (int r = 0; r < kRunsPerThread; ++r) {
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) {
-      const int index = (r * kThreads + threadIdx.x) * kRun + i;
-      largest = fmaxf(largest, __bfloat162float(values[r][i]));
-      if (begin + index < end) largestKey = max(largestKey, sliceKey(values[r][i], index));
+      for (int i = 0; i < kRun; ++i) {
+        if (indexOf(r, i) < end) use(sliceKey(values[r][i], indexOf(r, i)));
+      }
     }
   }
-  threadKeys[threadIdx.x] = largestKey;
-  if (threadIdx.x == 0) numKept = 0, bound = 0;
-  largest = overBlock(largest, scratch, [](float a, float b) { return fmaxf(a, b); });
+  /// Of those below `limit`; 0: none.
+  __device__ uint32_t largestKey(uint32_t limit) const {
+    uint32_t largest = 0;
+    eachKey([&](uint32_t key) { largest = key < limit ? max(largest, key) : largest; });
+    return largest;
+  }
+};
+
+/// The rank-th largest (from 0) of the lanes' keys, which differ unless they are 0.
+__device__ uint32_t rankOfWarp(uint32_t key, int rank) {
+  uint32_t largest = __reduce_max_sync(~0u, key);
+  for (int i = 0; i < rank; ++i) {
+    if (key == largest) key = 0;
+    largest = __reduce_max_sync(~0u, key);
+  }
+  return largest;
+}
+
+/// Over the block; every thread gets it.
+__device__ uint32_t largestOfBlock(uint32_t key, uint32_t* scratch) {
+  key = __reduce_max_sync(~0u, key);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) scratch[threadIdx.x / 32] = key;
+  __syncthreads();
+  return __reduce_max_sync(~0u, scratch[threadIdx.x % kWarps]);
+}
+
+/// One block per slice and row. If every warp has its q-th lane's largest key at or above a bound, and q warps' worth are
+/// numCandidates, then no candidate lies below the least of those keys.
+__global__ void __launch_bounds__(kThreads, 2) sliceKernel(const CandidatesJob job) {
+  __shared__ uint32_t kept[kMaxKept];
+  __shared__ int numKept;
+  __shared__ uint32_t bounds[kWarps], largestKeys[kWarps];
+  __shared__ float warpSums[kWarps];
+  letNextStart();
+  if (threadIdx.x == 0) numKept = 0;
+  waitForPrevious();
+  const int64_t row = blockIdx.y;
+  const int begin = blockIdx.x * job.slice;
+  Held held;
+  held.load(job.logits + row * job.stride, begin, min(begin + job.slice, job.vocab), job.stride % kRun == 0);
+
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const uint32_t mine = held.largestKey(~0u);
+  const uint32_t ofWarp = __reduce_max_sync(~0u, mine);
+  const uint32_t bound = rankOfWarp(mine, (job.numCandidates + kWarps - 1) / kWarps - 1);
+  if (lane == 0) largestKeys[warp] = ofWarp, bounds[warp] = bound;
+  __syncthreads();
+  const uint32_t lowest = __reduce_min_sync(~0u, bounds[lane % kWarps]);
+  const uint32_t largestKey = __reduce_max_sync(~0u, largestKeys[lane % kWarps]);
+  const float largest = valueOf(largestKey >> 16);
   const float base = largest == -INFINITY ? 0 : largest;
   float sum = 0;
 #pragma unroll
   for (int r = 0; r < kRunsPerThread; ++r) {
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) sum += __expf(__bfloat162float(values[r][i]) - base);
+    for (int i = 0; i < kRun; ++i) sum += __expf(__bfloat162float(held.values[r][i]) - base);
   }
-  if (largestKey != 0 && rankOf(largestKey, threadKeys, kThreads) == job.numCandidates - 1) bound = largestKey;
-  sum = overBlock(sum, scratch, [](float a, float b) { return a + b; });
-  if (threadIdx.x == 0) job.sums[row * job.numSlices + blockIdx.x] = {largest, sum};
+  sum = sumOfLanes(sum);
+  if (lane == 0) warpSums[warp] = sum;
 
-  const uint32_t lowest = bound;
-  if (largestKey >= lowest) {
-#pragma unroll
-    for (int r = 0; r < kRunsPerThread; ++r) {
-#pragma unroll
-      for (int i = 0; i < kRun; ++i) {
-        const int index = (r * kThreads + threadIdx.x) * kRun + i;
-        const uint32_t key = sliceKey(values[r][i], index);
-        if (begin + index < end && key >= lowest) kept[atomicAdd(&numKept, 1)] = key;
-      }
-    }
+  if (mine >= lowest) {
+    held.eachKey([&](uint32_t key) {
+      if (key < lowest) return;
+      const int at = atomicAdd(&numKept, 1);
+      if (at < kMaxKept) kept[at] = key;
+    });
   }
   __syncthreads();
-  uint32_t* const out = job.keys + (row * job.numSlices + blockIdx.x) * job.numCandidates;
-  for (int i = threadIdx.x; i < numKept; i += kThreads) {
-    const int rank = rankOf(kept[i], kept, numKept);
-    if (rank < job.numCandidates) out[rank] = kept[i];
+  if (threadIdx.x == 0) {
+    sum = 0;
+    for (const float ofOne : warpSums) sum += ofOne;
+    job.sums[row * job.numSlices + blockIdx.x] = {largest, sum};
   }
-  for (int i = numKept + threadIdx.x; i < job.numCandidates; i += kThreads) out[i] = 0;
+  uint32_t* const out = job.keys + (row * job.numSlices + blockIdx.x) * job.numCandidates;
+  if (numKept <= kMaxKept) {
+    for (int i = threadIdx.x; i < numKept; i += kThreads) {
+      const int rank = rankOf(kept[i], kept, numKept);
+      if (rank < job.numCandidates) out[rank] = kept[i];
+    }
+    for (int i = numKept + threadIdx.x; i < job.numCandidates; i += kThreads) out[i] = 0;
+    return;
+  }
+  uint32_t limit = ~0u;
+  for (int rank = 0; rank < job.numCandidates; ++rank) {
+    limit = largestOfBlock(held.largestKey(limit), bounds);
+    if (threadIdx.x == 0) out[rank] = limit;
+  }
 }
 
 /// By one thread: log of the sum over all slices.
 __device__ float logOfSum(const SliceSum* sums, int numSlices) {
   float largest = -INFINITY;
   for (int slice = 0; slice < numSlices; ++slice) largest = fmaxf(largest, sums[slice].largest);
-  if (largest == -INFINITY) return largest;
+  const float base = largest == -INFINITY ? 0 : largest;
   float sum = 0;
-  for (int slice = 0; slice < numSlices; ++slice) sum += sums[slice].sum * expf(sums[slice].largest - largest);
-  return largest + logf(sum);
+  for (int slice = 0; slice < numSlices; ++slice) sum += sums[slice].sum * expf(sums[slice].largest - base);
+  return base + logf(sum);
 }
 
 /// One block per row. If every slice has its q-th key at or above a bound, and q slices' worth are numCandidates, then no candidate

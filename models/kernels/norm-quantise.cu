@@ -36,22 +36,47 @@ __device__ float sumOfBlock(float value) {
   return total;
 }
 
+__device__ void add(float (&sums)[kRun], Bf16x8 run) {
+#pragma unroll
+  for (int i = 0; i < kRun / 2; ++i) {
+    const float2 pair = __bfloat1622float2(run.pairs[i]);
+    sums[2 * i] += pair.x;
+    sums[2 * i + 1] += pair.y;
+  }
+}
+
 __device__ Bf16x8 loadRun(const Bf16* values, int64_t run) { return reinterpret_cast<const Bf16x8*>(values)[run]; }
 
-/// x plus all partials, in order, as bf16 would hold it.
-__device__ void addPartials(float (&x)[kRun], const NormJob& job, int token, int run) {
-  float sum[kRun] = {};
+/// Sums of the partials, in order, for the runs of this thread.
+template <int runsPerThread>
+__device__ void addPartials(float (&sums)[runsPerThread][kRun], const NormJob& job, int token) {
+  const int numRuns = job.width / kRun;
+#pragma unroll 1
   for (int partial = 0; partial < job.numPartials; ++partial) {
-    float values[kRun];
-    widen(loadRun(job.partials, (static_cast<int64_t>(partial) * job.numTokens + token) * (job.width / kRun) + run), values);
+    const int64_t row = (static_cast<int64_t>(partial) * job.numTokens + token) * numRuns;
+    Bf16x8 values[runsPerThread];
 #pragma unroll
-    for (int i = 0; i < kRun; ++i) sum[i] += values[i];
+    for (int i = 0; i < runsPerThread; ++i) {
+      const int run = threadIdx.x + i * blockDim.x;
+      values[i] = run < numRuns ? loadRun(job.partials, row + run) : Bf16x8{};
+    }
+#pragma unroll
+    for (int i = 0; i < runsPerThread; ++i) add(sums[i], values[i]);
   }
+}
+
+/// Leaves x as bf16 holds it, in the residual too.
+template <int runsPerThread>
+__device__ void store(float (&x)[runsPerThread][kRun], const NormJob& job, int token) {
+  const int numRuns = job.width / kRun;
 #pragma unroll
-  for (int i = 0; i < kRun; ++i) x[i] += sum[i];
-  const Bf16x8 stored = narrow(x);
-  reinterpret_cast<Bf16x8*>(job.residual)[static_cast<int64_t>(token) * (job.width / kRun) + run] = stored;
-  widen(stored, x);
+  for (int i = 0; i < runsPerThread; ++i) {
+    const int run = threadIdx.x + i * blockDim.x;
+    if (run >= numRuns) continue;
+    const Bf16x8 stored = narrow(x[i]);
+    reinterpret_cast<Bf16x8*>(job.residual)[static_cast<int64_t>(token) * numRuns + run] = stored;
+    widen(stored, x[i]);
+  }
 }
 
 /// By the 16 lanes of a group; lanes without one take part.
@@ -72,7 +97,7 @@ __device__ void quantiseRun(const float (&values)[kRun], const NormJob& job, int
 }
 
 template <int runsPerThread>
-__global__ void __launch_bounds__(kMaxThreads) normKernel(const NormJob job) {
+__global__ void __launch_bounds__(kMaxThreads, runsPerThread <= 2 ? 2 : 1) normKernel(const NormJob job) {
   letNextStart();
   const int token = blockIdx.x;
   const int numRuns = job.width / kRun;
@@ -84,14 +109,20 @@ __global__ void __launch_bounds__(kMaxThreads) normKernel(const NormJob job) {
   }
   waitForPrevious();
 
-  float x[runsPerThread][kRun] = {};
-  float squares = 0;
+  Bf16x8 before[runsPerThread];
 #pragma unroll
   for (int i = 0; i < runsPerThread; ++i) {
     const int run = threadIdx.x + i * blockDim.x;
-    if (run >= numRuns) continue;
-    widen(loadRun(job.x, static_cast<int64_t>(token) * (job.stride / kRun) + run), x[i]);
-    if (job.residual != nullptr) addPartials(x[i], job, token, run);
+    before[i] = run < numRuns ? loadRun(job.x, static_cast<int64_t>(token) * (job.stride / kRun) + run) : Bf16x8{};
+  }
+  float x[runsPerThread][kRun] = {};
+  if (job.residual != nullptr) addPartials(x, job, token);
+#pragma unroll
+  for (int i = 0; i < runsPerThread; ++i) add(x[i], before[i]);
+  if (job.residual != nullptr) store(x, job, token);
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < runsPerThread; ++i) {
 #pragma unroll
     for (int j = 0; j < kRun; ++j) squares = fmaf(x[i][j], x[i][j], squares);
   }

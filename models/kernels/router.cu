@@ -1,6 +1,8 @@
 // Router: logits, softmax and the largest experts of each token, in f32. A cluster does 8 tokens: each of its 8 blocks multiplies
-// all experts over an eighth of the hidden values, then finishes one token. Sums are taken in one order whatever the batch.
+// all experts over an eighth of the hidden values, then finishes one token. The weights of that eighth are brought to shared
+// memory before the previous kernel ends. Sums are taken in one order whatever the batch.
 #include "cluster.h"
+#include "copy.h"
 #include "launch.h"
 #include "vectors.h"
 
@@ -9,10 +11,14 @@ namespace {
 
 constexpr int kTokens = 8;  // and blocks, of a cluster
 constexpr int kWarps = 8;
-constexpr int kExpertsAtOnce = 6;  // of a warp: 8 warps x 6 = Step-3's 48
+constexpr int kExpertsPerWarp = 6;
+constexpr int kExpertsAtOnce = kWarps * kExpertsPerWarp;  // Step-3's 48
 constexpr int kMaxExperts = 256;
 constexpr int kMaxTopK = 16;
-constexpr int kRun = 4;  // hidden values that a lane takes together
+constexpr int kRun = 4;          // hidden values that a lane takes together
+constexpr int kChunk = 32 * kRun;  // of a warp
+constexpr int kStages = 8;
+constexpr int kSums = kExpertsPerWarp * kTokens;
 
 struct RouterJob {
   const Bf16* x;        // [T, hidden]
@@ -22,41 +28,107 @@ struct RouterJob {
   int numTokens, hidden, numExperts, topK;
 };
 
+struct Stage {
+  float router[kExpertsAtOnce][kChunk];
+  Bf16 x[kTokens][kChunk];
+};
+
+struct Shared {
+  Stage stages[kStages];
+  float partial[kTokens][kMaxExperts];  // this block's part of the logits
+  float logits[kMaxExperts];            // of the token that this block finishes
+  Barrier full[kStages];
+};
+
+/// This block's work is a list of steps: for every batch of experts, each of its chunks of hidden values.
+struct Steps {
+  int firstChunk;
+  int numChunks;
+  int numSteps;
+
+  __device__ Steps(const RouterJob& job, int rank) {
+    const int all = (job.hidden + kChunk - 1) / kChunk;
+    firstChunk = rank * all / kTokens;
+    numChunks = (rank + 1) * all / kTokens - firstChunk;
+    numSteps = numChunks * ((job.numExperts + kExpertsAtOnce - 1) / kExpertsAtOnce);
+  }
+  __device__ int firstExpert(int step) const { return step / numChunks * kExpertsAtOnce; }
+  __device__ int firstValue(int step) const { return (firstChunk + step % numChunks) * kChunk; }
+};
+
+/// By the first warp.
+__device__ void bringRouter(Shared& shared, const RouterJob& job, const Steps& steps, int step) {
+  const int first = steps.firstValue(step);
+  const int numValues = min(kChunk, job.hidden - first);
+  const int numExperts = min(kExpertsAtOnce, job.numExperts - steps.firstExpert(step));
+  Barrier* const full = shared.full + step % kStages;
+  Stage& stage = shared.stages[step % kStages];
+  if (threadIdx.x == 0) arriveExpecting(full, numValues * (numExperts * sizeof(float) + kTokens * sizeof(Bf16)));
+  __syncwarp();
+  for (int e = threadIdx.x; e < numExperts; e += 32) {
+    const float* const source = job.router + static_cast<int64_t>(steps.firstExpert(step) + e) * job.hidden + first;
+    copy(stage.router[e], source, numValues * sizeof(float), full);
+  }
+}
+
+/// By the first warp. Places without a token hold the last one again.
+__device__ void bringTokens(Shared& shared, const RouterJob& job, const Steps& steps, int step, int firstToken) {
+  const int first = steps.firstValue(step);
+  const int numValues = min(kChunk, job.hidden - first);
+  if (threadIdx.x < kTokens) {
+    const int64_t token = min(firstToken + static_cast<int>(threadIdx.x), job.numTokens - 1);
+    copy(shared.stages[step % kStages].x[threadIdx.x], job.x + token * job.hidden + first, numValues * sizeof(Bf16),
+         shared.full + step % kStages);
+  }
+}
+
 __device__ float dot(float4 a, float4 b, float sum) {
   return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
 }
 
-/// partial [kTokens, kMaxExperts] = this block's part of the logits.
-__device__ void multiplyPart(const RouterJob& job, int firstToken, int firstRun, int endRun, float* partial) {
-  const int warp = threadIdx.x / 32;
+/// sums [kExpertsPerWarp, kTokens] += this lane's share of a stage.
+__device__ void multiplyStage(float (&sums)[kSums], const Stage& stage) {
   const int lane = threadIdx.x % 32;
-  const int numRuns = job.hidden / kRun;
-  const float4* const router = reinterpret_cast<const float4*>(job.router);
-  const Bf16x4* const x = reinterpret_cast<const Bf16x4*>(job.x);
-  const int lastToken = job.numTokens - 1;
-  for (int first = warp * kExpertsAtOnce; first < job.numExperts; first += kWarps * kExpertsAtOnce) {
-    float sums[kExpertsAtOnce][kTokens] = {};
-    for (int run = firstRun + lane; run < endRun; run += 32) {
-      float4 weights[kExpertsAtOnce];
+  const int firstExpert = threadIdx.x / 32 * kExpertsPerWarp;
+  float4 weights[kExpertsPerWarp];
 #pragma unroll
-      for (int e = 0; e < kExpertsAtOnce; ++e) {
-        weights[e] = router[static_cast<int64_t>(min(first + e, job.numExperts - 1)) * numRuns + run];
-      }
+  for (int e = 0; e < kExpertsPerWarp; ++e) {
+    weights[e] = *reinterpret_cast<const float4*>(&stage.router[firstExpert + e][kRun * lane]);
+  }
 #pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-        const float4 values = widen(x[static_cast<int64_t>(min(firstToken + t, lastToken)) * numRuns + run]);
+  for (int t = 0; t < kTokens; ++t) {
+    const float4 values = widen(*reinterpret_cast<const Bf16x4*>(&stage.x[t][kRun * lane]));
 #pragma unroll
-        for (int e = 0; e < kExpertsAtOnce; ++e) sums[e][t] = dot(weights[e], values, sums[e][t]);
-      }
-    }
+    for (int e = 0; e < kExpertsPerWarp; ++e) sums[e * kTokens + t] = dot(weights[e], values, sums[e * kTokens + t]);
+  }
+}
+
+/// Halves how many sums a lane holds: lanes with the bit `distance` keep the upper half, and each adds what its partner had of it.
+template <int count>
+__device__ void fold(float (&sums)[kSums], int distance) {
+  const bool upper = threadIdx.x & distance;
 #pragma unroll
-    for (int e = 0; e < kExpertsAtOnce; ++e) {
+  for (int i = 0; i < count / 2; ++i) {
+    const float kept = upper ? sums[i + count / 2] : sums[i];
+    const float given = upper ? sums[i] : sums[i + count / 2];
+    sums[i] = kept + __shfl_xor_sync(~0u, given, distance);
+  }
+}
+
+/// Sums over the lanes of the warp, to partial.
+__device__ void storeSums(float (&sums)[kSums], Shared& shared, int firstExpert) {
+  static_assert(kSums == 48);
+  fold<48>(sums, 16);
+  fold<24>(sums, 8);
+  fold<12>(sums, 4);
+  fold<6>(sums, 2);
+  const int lane = threadIdx.x % 32;
+  const int first = (lane & 16 ? 24 : 0) + (lane & 8 ? 12 : 0) + (lane & 4 ? 6 : 0) + (lane & 2 ? 3 : 0);
 #pragma unroll
-      for (int t = 0; t < kTokens; ++t) {
-        const float sum = sumOfLanes(sums[e][t]);
-        if (lane == 0 && first + e < job.numExperts) partial[t * kMaxExperts + first + e] = sum;
-      }
-    }
+  for (int i = 0; i < 3; ++i) {
+    const float sum = sumOfLanes<2>(sums[i]);
+    const int expert = firstExpert + threadIdx.x / 32 * kExpertsPerWarp + (first + i) / kTokens;
+    if (lane % 2 == 0 && expert < kMaxExperts) shared.partial[(first + i) % kTokens][expert] = sum;
   }
 }
 
@@ -106,51 +178,72 @@ __device__ void choose(const RouterJob& job, const float* logits, int token) {
   }
 }
 
-/// The router is read from device memory once; before the previous kernel ends, its part can come to L2.
-__device__ void prefetchPart(const RouterJob& job, int firstRun, int endRun) {
-  constexpr int kLine = 128 / sizeof(float);
-  const int first = firstRun * kRun / kLine * kLine;
-  const int numLines = (endRun * kRun - first + kLine - 1) / kLine;
-  for (int i = threadIdx.x; i < numLines * job.numExperts; i += blockDim.x) {
-    const float* const line = job.router + static_cast<int64_t>(i / numLines) * job.hidden + first + i % numLines * kLine;
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
-  }
-}
-
-__global__ void __launch_bounds__(kWarps * 32) routeKernel(const RouterJob job) {
-  __shared__ __align__(16) float partial[kTokens * kMaxExperts];
-  __shared__ float logits[kMaxExperts];
+__global__ void __launch_bounds__(kWarps * 32, 1) routeKernel(const RouterJob job) {
+  extern __shared__ __align__(128) uint8_t bytes[];
+  Shared& shared = *reinterpret_cast<Shared*>(bytes);
   letNextStart();
   const int rank = static_cast<int>(clusterRank());
   const int firstToken = blockIdx.x / kTokens * kTokens;
-  const int numRuns = job.hidden / kRun;
-  const int firstRun = rank * numRuns / kTokens;
-  const int endRun = (rank + 1) * numRuns / kTokens;
-  if (firstToken == 0) prefetchPart(job, firstRun, endRun);
+  const Steps steps(job, rank);
+  const int numFirst = min(steps.numSteps, kStages);
+  const bool brings = threadIdx.x < 32;
+  if (threadIdx.x == 0) {
+    for (Barrier& full : shared.full) initialise(&full, 1);
+    fenceBarriers();
+  }
+  __syncthreads();
+  if (brings) {
+    for (int step = 0; step < numFirst; ++step) bringRouter(shared, job, steps, step);
+  }
   waitForPrevious();
-  multiplyPart(job, firstToken, firstRun, endRun, partial);
+  if (brings) {
+    for (int step = 0; step < numFirst; ++step) bringTokens(shared, job, steps, step, firstToken);
+  }
+  // A part without hidden values is zero.
+  for (int i = threadIdx.x; i < kTokens * kMaxExperts && steps.numSteps == 0; i += blockDim.x) shared.partial[0][i] = 0;
+
+  float sums[kSums] = {};
+  for (int step = 0; step < steps.numSteps; ++step) {
+    wait(shared.full + step % kStages, step / kStages % 2);
+    const bool inside = steps.firstValue(step) + kRun * static_cast<int>(threadIdx.x % 32) < job.hidden;
+    if (inside) multiplyStage(sums, shared.stages[step % kStages]);
+    if ((step + 1) % steps.numChunks == 0) {
+      __syncwarp();
+      storeSums(sums, shared, steps.firstExpert(step));
+      for (float& sum : sums) sum = 0;
+    }
+    if (step + kStages >= steps.numSteps) continue;
+    __syncthreads();
+    if (brings) {
+      bringRouter(shared, job, steps, step + kStages);
+      bringTokens(shared, job, steps, step + kStages, firstToken);
+    }
+  }
   syncCluster();
   for (int expert = threadIdx.x; expert < job.numExperts; expert += blockDim.x) {
-    const uint32_t mine = sharedAddress(partial + rank * kMaxExperts + expert);
+    const uint32_t mine = sharedAddress(&shared.partial[rank][expert]);
     float sum = 0;
 #pragma unroll
     for (int part = 0; part < kTokens; ++part) sum += loadFloatFrom(addressAt(mine, part));
-    logits[expert] = sum;
+    shared.logits[expert] = sum;
   }
-  syncCluster();  // the neighbours have read this block's part
-  if (threadIdx.x < 32 && firstToken + rank < job.numTokens) choose(job, logits, firstToken + rank);
+  __syncthreads();
+  meetCluster();  // the neighbours have read this block's part
+  if (threadIdx.x < 32 && firstToken + rank < job.numTokens) choose(job, shared.logits, firstToken + rank);
 }
 
 }  // namespace
 
 cudaError_t routeTopK(const Bf16* x, const float* router, int32_t* expertIds, float* expertWeights, int numTokens, int hidden,
                       int numExperts, int topK, cudaStream_t stream) {
-  if (numTokens < 1 || hidden < kRun || hidden % kRun != 0 || numExperts < 1 || numExperts > kMaxExperts || topK < 1 ||
+  if (numTokens < 1 || hidden < 8 || hidden % 8 != 0 || numExperts < 1 || numExperts > kMaxExperts || topK < 1 ||
       topK > kMaxTopK || topK > numExperts) {
     return cudaErrorInvalidValue;
   }
+  const cudaError_t error = cudaFuncSetAttribute(routeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared));
+  if (error != cudaSuccess) return error;
   const unsigned numBlocks = (numTokens + kTokens - 1) / kTokens * kTokens;
-  return launch(routeKernel, {numBlocks, kWarps * 32, 0, kTokens}, stream,
+  return launch(routeKernel, {numBlocks, kWarps * 32, sizeof(Shared), kTokens}, stream,
                 RouterJob{x, router, expertIds, expertWeights, numTokens, hidden, numExperts, topK});
 }
 

@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <random>
 #include <vector>
@@ -99,6 +100,30 @@ inline std::vector<float> normals(Random& random, size_t count, float deviation 
 template <typename T>
 std::vector<T> convert(const std::vector<float>& values) {
   return std::vector<T>(values.begin(), values.end());
+}
+
+/// About e^-4, as scales are.
+inline std::vector<float> positive(Random& random, size_t count) {
+  std::vector<float> values = normals(random, count, 0.5f);
+  for (float& value : values) value = std::exp(value) / 64;
+  return values;
+}
+
+inline __device__ uint32_t hash(uint64_t x) {
+  x ^= x >> 33, x *= 0xff51afd7ed558ccdull, x ^= x >> 33, x *= 0xc4ceb9fe1a85ec53ull, x ^= x >> 33;
+  return static_cast<uint32_t>(x);
+}
+/// About normal with deviation 30, so that few values are saturated and few denormal.
+static __global__ void fillValues(__nv_fp8_e4m3* values, size_t count, uint64_t seed) {
+  for (size_t i = blockIdx.x * size_t{blockDim.x} + threadIdx.x; i < count; i += size_t{gridDim.x} * blockDim.x) {
+    float sum = 0;
+    for (int j = 0; j < 4; ++j) sum += hash(seed + 4 * i + j) * 0x1p-32f - 0.5f;
+    values[i] = __nv_fp8_e4m3(sum * 52);
+  }
+}
+inline void fill(const DeviceArray<__nv_fp8_e4m3>& values, Random& random) {
+  fillValues<<<1024, 256>>>(values.data(), values.size(), random());
+  CHECK_CUDA(cudaGetLastError());
 }
 
 /// ‖out − expected‖ / ‖expected‖; NaN if anything is.
