@@ -15,17 +15,18 @@ namespace mfa {
 constexpr int kThreads = kMaxSequences;
 constexpr int kConsumerWarps = 8;
 
-/// The ring's units: keys (with their scales) and values of the pages, alternately; after an item's last page, units in which the
-/// warpgroups exchange their halves.
+/// A ring for each of the two warpgroups, since each skips the other's pages and a barrier's parity tells only neighbouring phases
+/// apart. Its units hold keys (with their scales) and values of the pages, alternately; after an item's last page, what the warpgroup
+/// gives to the other.
 template <KvType type>
 struct alignas(1024) Shared {
-  static constexpr int kNumUnits = Layout<type>::kIsFp8 ? 12 : 6;
+  static constexpr int kNumUnits = Layout<type>::kIsFp8 ? 6 : 3;
   static constexpr int kUnitBytes = (Layout<type>::kValueStart + 1023) / 1024 * 1024;
-  static constexpr int kExchangeUnits = kExchangeBytes / Layout<type>::kKeyBytes;  // of one warpgroup
-  uint8_t units[kNumUnits][kUnitBytes];
+  static constexpr int kExchangeUnits = kExchangeBytes / Layout<type>::kKeyBytes;
+  uint8_t units[2][kNumUnits][kUnitBytes];
   uint8_t query[Layout<type>::kQueryBytes];
-  Barrier full[kNumUnits];
-  Barrier empty[kNumUnits];
+  Barrier full[2][kNumUnits];
+  Barrier empty[2][kNumUnits];
   Barrier queryFull;
   Barrier queryEmpty;
   float2 stats[2][kHeads];
@@ -46,35 +47,39 @@ struct Cursor {
   }
 };
 
+/// Fills the ring of one warpgroup: by one warp.
 template <KvType type>
-__device__ void producePages(Shared<type>& shared, const Plan& plan, const uint8_t* pages, Sequences sequences) {
+__device__ void producePages(Shared<type>& shared, int warpgroup, const Plan& plan, const uint8_t* pages, Sequences sequences) {
   Cursor<Shared<type>::kNumUnits> cursor;
   const int lane = threadIdx.x % 32;
+  int turn = 0;
+  auto awaitUnit = [&] { wait(&shared.empty[warpgroup][cursor.unit], cursor.parity ^ 1); };
   forEachItem(plan, shared.plan, sequences.numSequences, [&](Item item) {
+    if (item.from == item.to) return;
     const int32_t* table = sequences.pageTable + static_cast<size_t>(item.sequence) * sequences.maxPages;
     int nextIds = item.from + lane < item.to ? table[item.from + lane] : 0;
     for (int first = item.from; first < item.to; first += 32) {
       const int ids = nextIds;
       nextIds = first + 32 + lane < item.to ? table[first + 32 + lane] : 0;
-      for (int i = 0; i < min(32, item.to - first); ++i) {
+      for (int i = 0; i < min(32, item.to - first); ++i, turn ^= 1) {
         const uint8_t* page = pages + static_cast<size_t>(__shfl_sync(~0u, ids, i)) * Layout<type>::kPageBytes;
+        if (turn != warpgroup) continue;
         for (int part = 0; part < 2; ++part) {
           if (lane == 0) {
-            wait(&shared.empty[cursor.unit], cursor.parity ^ 1);
+            Barrier* full = &shared.full[warpgroup][cursor.unit];
             const int numBytes = part == 0 ? Layout<type>::kValueStart : Layout<type>::kValueBytes;
-            arriveExpecting(&shared.full[cursor.unit], numBytes);
-            copyOnce(shared.units[cursor.unit], page + part * Layout<type>::kValueStart, numBytes,
-                     &shared.full[cursor.unit]);
+            awaitUnit();
+            arriveExpecting(full, numBytes);
+            copyOnce(shared.units[warpgroup][cursor.unit], page + part * Layout<type>::kValueStart, numBytes, full);
           }
           cursor.advance();
         }
       }
     }
-    if (item.from == item.to) return;
-    for (int i = 0; i < 2 * Shared<type>::kExchangeUnits; ++i) {
+    for (int i = 0; i < Shared<type>::kExchangeUnits; ++i) {
       if (lane == 0) {
-        wait(&shared.empty[cursor.unit], cursor.parity ^ 1);
-        arrive(&shared.full[cursor.unit]);
+        awaitUnit();
+        arrive(&shared.full[warpgroup][cursor.unit]);
       }
       cursor.advance();
     }
@@ -99,12 +104,14 @@ __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequen
   constexpr int kExchangeUnits = Shared<type>::kExchangeUnits;
   const int warpgroup = threadIdx.x / 128;
   const bool isSpeaker = threadIdx.x % 32 == 0;
-  Cursor<Shared<type>::kNumUnits> cursor;
+  Cursor<Shared<type>::kNumUnits> cursor, others;
   uint32_t queryParity = 0;
   int turn = 0;
-  auto release = [&](int unit) {
+  auto awaitUnit = [&] { wait(&shared.full[warpgroup][cursor.unit], cursor.parity); };
+  auto release = [&] {
     __syncwarp();
-    if (isSpeaker) arrive(&shared.empty[unit]);
+    if (isSpeaker) arrive(&shared.empty[warpgroup][cursor.unit]);
+    cursor.advance();
   };
   forEachItem(plan, shared.plan, sequences.numSequences, [&](Item item) {
     Half half = {};
@@ -122,47 +129,43 @@ __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequen
       }
       for (int page = item.from; page < item.to; ++page, turn ^= 1) {
         if (turn != warpgroup) {
-          cursor.advance(2);
+          others.advance(2);
           continue;
         }
         float scores[32];
         float shrink[2];
         uint32_t packed[Layout<type>::kIsFp8 ? 2 : 4][4];
-        const uint8_t* keys = shared.units[cursor.unit];
-        wait(&shared.full[cursor.unit], cursor.parity);
+        const uint8_t* keys = shared.units[warpgroup][cursor.unit];
+        awaitUnit();
         scorePage<type>(scores, shared.query, keys);
+        if (!Layout<type>::kIsFp8) release();
         softmaxPage<type>(scores, state, shrink, queryScales, reinterpret_cast<const float*>(keys + Layout<type>::kKeyBytes),
                           length - page * kPageTokens);
-        release(cursor.unit);
-        cursor.advance();
+        if (Layout<type>::kIsFp8) release();  // the scales are read
         packProbabilities<type>(scores, packed);
-        wait(&shared.full[cursor.unit], cursor.parity);
-        addValues<type>(state, scores, packed, shrink, shared.units[cursor.unit]);
-        release(cursor.unit);
-        cursor.advance();
+        awaitUnit();
+        addValues<type>(state, scores, packed, shrink, shared.units[warpgroup][cursor.unit]);
+        release();
       }
-      __syncwarp();
-      if (isSpeaker) arrive(&shared.queryEmpty);
-      if (type != KvType::kE4m3) {
+      arrive(&shared.queryEmpty);
+      if (!Layout<type>::kIsFp8) {
         state.maximum[0] *= kLogitScale;
         state.maximum[1] *= kLogitScale;
       }
 
-      int units[2][kExchangeUnits];
-      for (int w = 0; w < 2; ++w) {
-        for (int i = 0; i < kExchangeUnits; ++i) {
-          wait(&shared.full[cursor.unit], cursor.parity);
-          units[w][i] = cursor.unit;
-          cursor.advance();
-        }
+      float4* given[kExchangeUnits];
+      const float4* got[kExchangeUnits];
+      const Cursor<Shared<type>::kNumUnits> first = cursor;
+      for (int i = 0; i < kExchangeUnits; ++i) {
+        awaitUnit();
+        given[i] = reinterpret_cast<float4*>(shared.units[warpgroup][cursor.unit]);
+        got[i] = reinterpret_cast<const float4*>(shared.units[1 - warpgroup][others.unit]);
+        cursor.advance();
+        others.advance();
       }
-      addUp(state, half, shared.stats, warpgroup, [&](int from, int i) {
-        constexpr int kWords = 16 / kExchangeUnits;  // per unit
-        const int unit = from == 0 ? units[0][i / kWords] : units[1][i / kWords];
-        return reinterpret_cast<float4*>(shared.units[unit]) + i % kWords * 128 + threadIdx.x % 128;
-      });
-      fenceForAsync();
-      for (int i = 0; i < kExchangeUnits; ++i) release(warpgroup == 0 ? units[1][i] : units[0][i]);
+      addUp(state, half, shared.stats, warpgroup, given, got);
+      cursor = first;
+      for (int i = 0; i < kExchangeUnits; ++i) release();
     }
     if (item.isWhole() || join(half, workspace, sharingOf(plan, shared.plan, item.sequence))) {
       storeQuantised(half, warpgroup, item.sequence, sequences.numSequences, out);
@@ -177,12 +180,14 @@ __global__ void __launch_bounds__(kThreads, 1)
   Shared<type>& shared = *reinterpret_cast<Shared<type>*>(memory);
   allowNextKernel();
   if (threadIdx.x == 0) {
-    for (int unit = 0; unit < Shared<type>::kNumUnits; ++unit) {
-      initialise(&shared.full[unit], 1);
-      initialise(&shared.empty[unit], kConsumerWarps / 2);
+    for (int warpgroup = 0; warpgroup < 2; ++warpgroup) {
+      for (int unit = 0; unit < Shared<type>::kNumUnits; ++unit) {
+        initialise(&shared.full[warpgroup][unit], 1);
+        initialise(&shared.empty[warpgroup][unit], kConsumerWarps / 2);
+      }
     }
     initialise(&shared.queryFull, 1);
-    initialise(&shared.queryEmpty, kConsumerWarps);
+    initialise(&shared.queryEmpty, 32 * kConsumerWarps);
     fenceBarriers();
   }
   awaitPreviousKernel();
@@ -190,9 +195,10 @@ __global__ void __launch_bounds__(kThreads, 1)
 
   if (threadIdx.x >= 32 * kConsumerWarps) {
     shrinkRegisters<40>();
-    if (threadIdx.x < 32 * kConsumerWarps + 32) {
-      producePages<type>(shared, plan, pages, sequences);
-    } else if (threadIdx.x == 32 * kConsumerWarps + 32) {
+    const int warp = threadIdx.x / 32 - kConsumerWarps;
+    if (warp < 2) {
+      producePages<type>(shared, warp, plan, pages, sequences);
+    } else if (threadIdx.x == 32 * (kConsumerWarps + 2)) {
       produceQueries<type>(shared, plan, rotated, sequences.numSequences);
     }
   } else {

@@ -2,6 +2,7 @@
 // dimensions each; complete sequences go out quantised.
 #pragma once
 
+#include "copy.h"
 #include "mfa-tile.h"
 
 namespace rally::mfa {
@@ -16,10 +17,11 @@ struct Half {
 /// What one warpgroup gives the other: 16 words of 16 bytes per thread.
 constexpr int kExchangeBytes = 16 * 128 * 16;
 
-/// Both warpgroups, each with its own stats and exchange, all written before the barrier within. exchange[w] gives where a word of
-/// warpgroup w's thread lies.
-template <typename Exchange>
-__device__ void addUp(State& state, Half& half, float2 (&stats)[2][kHeads], int warpgroup, Exchange exchange) {
+/// By both warpgroups together. given, got: what this one gives, gets, in numUnits pieces.
+template <int numUnits>
+__device__ void addUp(State& state, Half& half, float2 (&stats)[2][kHeads], int warpgroup, float4* const (&given)[numUnits],
+                      const float4* const (&got)[numUnits]) {
+  constexpr int kWords = 16 / numUnits;
   const int thread = threadIdx.x % 128;
   const int head = thread / 32 * 16 + thread % 32 / 4;
   const bool isFirst = warpgroup == 0;
@@ -33,7 +35,7 @@ __device__ void addUp(State& state, Half& half, float2 (&stats)[2][kHeads], int 
     const float(&low)[32] = state.output[i / 8];
     const float(&high)[32] = state.output[2 + i / 8];
     const int j = i % 8 * 4;
-    *exchange(warpgroup, i) = {isFirst ? high[j] : low[j], isFirst ? high[j + 1] : low[j + 1], isFirst ? high[j + 2] : low[j + 2],
+    given[i / kWords][i % kWords * 128 + thread] = {isFirst ? high[j] : low[j], isFirst ? high[j + 1] : low[j + 1], isFirst ? high[j + 2] : low[j + 2],
                                isFirst ? high[j + 3] : low[j + 3]};
   }
   asm volatile("bar.sync 1, 256;" ::: "memory");
@@ -52,13 +54,14 @@ __device__ void addUp(State& state, Half& half, float2 (&stats)[2][kHeads], int 
     const float(&low)[32] = state.output[i / 8];
     const float(&high)[32] = state.output[2 + i / 8];
     const int j = i % 8 * 4;
-    const float4 got = *exchange(1 - warpgroup, i);
-    half.output[4 * i] = (isFirst ? low[j] : high[j]) * own[0] + got.x * others[0];
-    half.output[4 * i + 1] = (isFirst ? low[j + 1] : high[j + 1]) * own[0] + got.y * others[0];
-    half.output[4 * i + 2] = (isFirst ? low[j + 2] : high[j + 2]) * own[1] + got.z * others[1];
-    half.output[4 * i + 3] = (isFirst ? low[j + 3] : high[j + 3]) * own[1] + got.w * others[1];
+    const float4 other = got[i / kWords][i % kWords * 128 + thread];
+    half.output[4 * i] = (isFirst ? low[j] : high[j]) * own[0] + other.x * others[0];
+    half.output[4 * i + 1] = (isFirst ? low[j + 1] : high[j + 1]) * own[0] + other.y * others[0];
+    half.output[4 * i + 2] = (isFirst ? low[j + 2] : high[j + 2]) * own[1] + other.z * others[1];
+    half.output[4 * i + 3] = (isFirst ? low[j + 3] : high[j + 3]) * own[1] + other.w * others[1];
   }
-  asm volatile("bar.sync 1, 256;" ::: "memory");  // the stats are free again
+  fenceForAsync();
+  asm volatile("bar.sync 1, 256;" ::: "memory");  // all has been read
 }
 
 /// 16 pairs of e4m3 (columns 8 j + 2 (t % 4) and that + 1 of a row of 128) of each thread of a quad, two per word, as 128 bytes in

@@ -261,7 +261,7 @@ int main(int numArguments, char** arguments) {
   std::vector<Case> cases = {
       {"one token", {1}, 1},
       {"borders of pages", {1, 63, 64, 65, 127, 128, 129, 0, 5}, 9},
-      {"300, 0, 1, 200", {300, 0, 1, 200}, 4},
+      {"1000, 0, 1, 200", {1000, 0, 1, 200}, 4},
   };
   if (!isSmall) {
     cases.push_back({"all empty but one", {0, 0, 0, 77, 0}, 5});
