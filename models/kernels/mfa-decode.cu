@@ -103,14 +103,12 @@ template <KvType type>
 __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequences, Activations out, Workspace workspace) {
   constexpr int kExchangeUnits = Shared<type>::kExchangeUnits;
   const int warpgroup = threadIdx.x / 128;
-  const bool isSpeaker = threadIdx.x % 32 == 0;
   Cursor<Shared<type>::kNumUnits> cursor, others;
   uint32_t queryParity = 0;
   int turn = 0;
   auto awaitUnit = [&] { wait(&shared.full[warpgroup][cursor.unit], cursor.parity); };
   auto release = [&] {
-    __syncwarp();
-    if (isSpeaker) arrive(&shared.empty[warpgroup][cursor.unit]);
+    arrive(&shared.empty[warpgroup][cursor.unit]);
     cursor.advance();
   };
   forEachItem(plan, shared.plan, sequences.numSequences, [&](Item item) {
@@ -183,7 +181,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     for (int warpgroup = 0; warpgroup < 2; ++warpgroup) {
       for (int unit = 0; unit < Shared<type>::kNumUnits; ++unit) {
         initialise(&shared.full[warpgroup][unit], 1);
-        initialise(&shared.empty[warpgroup][unit], kConsumerWarps / 2);
+        initialise(&shared.empty[warpgroup][unit], 128);
       }
     }
     initialise(&shared.queryFull, 1);

@@ -33,6 +33,16 @@ __device__ inline uint32_t loadAcquire(const uint32_t* from) {
   return value;
 }
 
+/// Makes what the warp wrote before visible to whoever arrives later, and the other way round.
+__device__ inline uint32_t arriveAt(uint32_t* counter) {
+  uint32_t numBefore = 0;
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) {
+    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(numBefore) : "l"(counter) : "memory");
+  }
+  return __shfl_sync(~0u, numBefore, 0);
+}
+
 __device__ inline void storePart(const Half& half, Part& part, int warp) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
@@ -99,17 +109,11 @@ __device__ inline bool join(Half& half, Workspace workspace, Sharing sharing) {
     const int size = (end - first + step - 1) / step;
     if (size > 1) {
       uint32_t* counter = &workspace.counters[level * workspace.numParts + indexOf(first)][warp];
-      uint32_t numBefore = loadAcquire(counter);
-      numBefore = __shfl_sync(~0u, numBefore, 0);
-      if (numBefore != size - 1) {
+      const bool isLast = __shfl_sync(~0u, loadAcquire(counter), 0) == size - 1;  // saves storing
+      if (!isLast) {
         storePart(half, workspace.parts[indexOf(own)], warp);
-        __threadfence();
-        __syncwarp();
-        if (lane == 0) numBefore = atomicAdd(counter, 1);
-        numBefore = __shfl_sync(~0u, numBefore, 0);
-        if (numBefore != size - 1) return false;
+        if (arriveAt(counter) != size - 1) return false;
       }
-      __threadfence();
       if (lane == 0) *counter = 0;
       addParts(half, own, first, step, end, warp, [&](int member) -> const Part& { return workspace.parts[indexOf(member)]; });
     }

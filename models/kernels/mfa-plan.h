@@ -16,8 +16,10 @@ struct Place {
 constexpr int kMaxSequences = 384;
 /// What a sequence costs besides its pages, in pages.
 constexpr int kSequenceCost = 2;
+/// So many splits are worth a block more.
+constexpr int kBlockWorth = 4;
 /// The least that is worth a block.
-constexpr int kMinBlockCost = 6;
+constexpr int kMinBlockCost = 8;
 
 struct PlanStorage {
   int costBefore[kMaxSequences + 1];  // [numSequences + 1] cost of the sequences before
@@ -77,8 +79,8 @@ __device__ inline Plan makePlan(PlanStorage& storage, Sequences sequences) {
   }
   atomicAdd(&storage.aligned[lane], aligned);
   __syncthreads();
-  int score = 2 * max(0, candidate - 1 - storage.aligned[lane]) + lane;
-  if (candidate < 1 || candidate * 4 < maxBlocks * 3) score = 0x3ffffff;
+  int score = max(0, candidate - 1 - storage.aligned[lane]) + kBlockWorth * lane;
+  if (candidate < 1) score = 0x3ffffff;
   const int best = __reduce_min_sync(~0u, score * 32 + lane) % 32;
 
   const int numBlocks = maxBlocks - best;
