@@ -1,7 +1,7 @@
 // RoPE and append: rotates the new token's queries and key, quantises, and writes key and value into the page. One warp per head;
 // block row 8 does the key (warp 0) and the value (warp 1).
 #include "kernels.h"
-#include "mfa-launch.h"
+#include "launch.h"
 #include "mfa-page.h"
 #include "mfa-narrow.h"
 
@@ -67,8 +67,8 @@ template <KvType type>
 __global__ void __launch_bounds__(32 * kWarps)
     appendKernel(const Bf16* query, const Bf16* key, const Bf16* value, int stride, const float2* cosSin, uint8_t* pages,
                  Sequences sequences, uint8_t* rotated) {
-  awaitPreviousKernel();
-  allowNextKernel();
+  waitForPrevious();
+  letNextStart();
   const int sequence = blockIdx.x;
   const int position = sequences.lengths[sequence] - 1;
   if (position < 0 || position >= sequences.maxPages * kPageTokens) return;
@@ -133,8 +133,8 @@ __global__ void __launch_bounds__(32 * kWarps)
 template <KvType type>
 static cudaError_t append(const Bf16* query, const Bf16* key, const Bf16* value, int stride, const float2* cosSin, void* pages,
                           Sequences sequences, void* rotated, cudaStream_t stream) {
-  return launchEarly(appendKernel<type>, dim3(sequences.numSequences, kHeads / kWarps + 1), 32 * kWarps, 0, stream, query, key, value,
-                     stride, cosSin, static_cast<uint8_t*>(pages), sequences, static_cast<uint8_t*>(rotated));
+  return launch(appendKernel<type>, {dim3(sequences.numSequences, kHeads / kWarps + 1), dim3(32 * kWarps)}, stream, query, key,
+                value, stride, cosSin, static_cast<uint8_t*>(pages), sequences, static_cast<uint8_t*>(rotated));
 }
 
 }  // namespace mfa

@@ -2,8 +2,8 @@
 // memory; two warpgroups take every other page (mfa-tile.h) and add up at the end of each sequence (mfa-output.h).
 #include "copy.h"
 #include "kernels.h"
+#include "launch.h"
 #include "mfa-join.h"
-#include "mfa-launch.h"
 #include "mfa-output.h"
 #include "mfa-page.h"
 #include "mfa-plan.h"
@@ -176,7 +176,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     decodeKernel(const uint8_t* rotated, const uint8_t* pages, Sequences sequences, Activations out, Workspace workspace) {
   extern __shared__ __align__(1024) uint8_t memory[];
   Shared<type>& shared = *reinterpret_cast<Shared<type>*>(memory);
-  allowNextKernel();
+  letNextStart();
   if (threadIdx.x == 0) {
     for (int warpgroup = 0; warpgroup < 2; ++warpgroup) {
       for (int unit = 0; unit < Shared<type>::kNumUnits; ++unit) {
@@ -188,7 +188,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     initialise(&shared.queryEmpty, 32 * kConsumerWarps);
     fenceBarriers();
   }
-  awaitPreviousKernel();
+  waitForPrevious();
   const Plan plan = makePlan(shared.plan, sequences);  // its barriers cover the initialisation
 
   if (threadIdx.x >= 32 * kConsumerWarps) {
@@ -224,8 +224,8 @@ static cudaError_t decode(const void* rotated, const void* pages, Sequences sequ
   if (error != cudaSuccess) return error;
   const Workspace divided = {static_cast<Counters*>(workspace),
                              reinterpret_cast<Part*>(static_cast<uint8_t*>(workspace) + countersBytes(numBlocks)), 2 * numBlocks};
-  return launchEarly(decodeKernel<type>, dim3(numBlocks), kThreads, sizeof(Shared<type>), stream,
-                     static_cast<const uint8_t*>(rotated), static_cast<const uint8_t*>(pages), sequences, out, divided);
+  return launch(decodeKernel<type>, {dim3(numBlocks), dim3(kThreads), sizeof(Shared<type>)}, stream,
+                static_cast<const uint8_t*>(rotated), static_cast<const uint8_t*>(pages), sequences, out, divided);
 }
 
 }  // namespace mfa
