@@ -68,8 +68,8 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
     const PackedActivations& source = p == 0 ? args.workspace.input : args.workspace.middle;
     for (int s = 0; s < work.range.numSegments; ++s) {
       const Segment segment = work.segment(s);
-      const int columns = columnsFor(segment.numRows);
-      const int share = segment.sideBySide ? columns : columns / 2;  // what this block fetches
+      const int tokens = fetchedTokens(segment.numRows);
+      const int share = segment.sideBySide ? tokens : tokens / 2;  // what this block fetches
       const int first = segment.sideBySide ? 0 : work.rank * share;
       if (p == 0) {
         waitAtLeast(progress.packed + segment.tile, segment.numRows);
@@ -92,7 +92,7 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
           uint8_t* dataTarget = shared.activations[turn.stage] + first * kGroup;
           float* scalesTarget = shared.scales[turn.stage] + first;
           wait(&shared.emptyActivations[turn.stage], turn.parity ^ 1);
-          arriveExpecting(full, columns * (kGroup + 4));
+          arriveExpecting(full, tokens * (kGroup + 4));
           if (segment.sideBySide) {
             copy(dataTarget, data, share * kGroup, full);
             copy(scalesTarget, scales, share * 4, full);
@@ -138,7 +138,6 @@ __global__ void __cluster_dims__(2) __launch_bounds__(kThreads, 1) ffnKernel(con
     }
     fenceBarriers();
   }
-  if (threadIdx.x < kTileTokens) shared.largest[threadIdx.x] = 0;
   Gather gather;
   if (threadIdx.x < kConsumers) gather.load(args, threadIdx.x / 32 * gridDim.x + blockIdx.x);
   makePlan(args, shared.plan, *reinterpret_cast<PlanScratch*>(shared.weights));

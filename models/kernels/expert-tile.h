@@ -1,8 +1,11 @@
-// The consumers' part of the expert feed-forward kernel: two warpgroups multiply 256 weight rows (wgmma's M; warpgroup w has rows
-// 128 w ..) with up to 128 tokens (N). Weight and activation tiles come through two rings of stages in shared memory.
+// The consumers' part of the expert feed-forward kernel: two warpgroups multiply up to 128 tokens (wgmma's M) with 256 weight rows (N).
+// With more than 64 tokens each warpgroup has 64 of them and all rows, otherwise all tokens and 128 rows. Weight and activation tiles
+// come through two rings of stages in shared memory; activations are multiplied from registers, for reading shared memory is what
+// limits these products.
 #pragma once
 
 #include "expert-args.h"
+#include "expert-quantise.h"
 #include "expert-sync.h"
 #include "wgmma.h"
 
@@ -23,7 +26,7 @@ struct Shared {
   float scales[kActivationStages][kTileTokens];
   Barrier fullWeights[kWeightStages], emptyWeights[kWeightStages];
   Barrier fullActivations[kActivationStages], emptyActivations[kActivationStages];
-  uint32_t largest[kTileTokens];  // bits of the largest magnitude per token; zero between items
+  uint32_t largest[2][64];  // per warpgroup and token, with up to 64 tokens
   Plan plan;
 };
 
@@ -40,8 +43,8 @@ struct Turn {
   }
 };
 
-/// Columns of the matrix instruction for so many tokens.
-__device__ inline int columnsFor(int numRows) { return numRows <= 16 ? 16 : numRows <= 64 ? 64 : 128; }
+/// Tokens whose activations are fetched, when so many are used.
+__device__ inline int fetchedTokens(int numRows) { return (numRows + 15) / 16 * 16; }
 
 /// As swizzledOperand, with the address apart: moving it costs half as much.
 struct Operand {
@@ -50,8 +53,8 @@ struct Operand {
   __device__ uint64_t at(int bytes) const { return uint64_t{0x40000040} << 32 | (address + bytes / 16); }
 };
 
-/// One consumer thread. Its sums: sums[m][4 j + 2 h + c] is row 64 m + 16 warp + lane / 4 + 8 h of the warpgroup's 128, token
-/// 8 j + 2 (lane % 4) + c.
+/// One consumer thread. Its sums: sums[b][4 j + 2 h + c] is token 16 warp + lane / 4 + 8 h of the warpgroup's 64, weight row
+/// 64 b + 8 j + 2 (lane % 4) + c of the warpgroup's 64 * blocks. In gate/up even blocks are gates, odd ones the matching ups.
 struct Consumer {
   const Args& args;
   Shared& shared;
@@ -62,76 +65,14 @@ struct Consumer {
   Turn<kWeightStages> weightTurn;
   Turn<kActivationStages> activationTurn;
 
-  /// part = 64 weight rows times w tokens over the 128 bytes of K of a stage; begun, not waited for.
-  template <int w>
-  static __device__ void multiply(float (&part)[w / 2], Operand a, Operand b) {
-    wgmmaBegin();
-#pragma unroll
-    for (int step = 0; step < 4; ++step)  // 32 bytes of K each
-      WgmmaE4m3<w>::fromShared(part, a.at(32 * step), b.at(32 * step), step > 0);
-    wgmmaCommit();
+  template <int blocks>
+  __device__ int firstToken() const {
+    return (blocks == 4 ? 64 * group : 0) + 16 * warp + lane / 4;
   }
-
-  /// sums of tokens 64 half.. += part, scaled.
-  template <int w, int half, int n>
-  __device__ void promote(float (&sums)[n / 2], const float (&part)[w / 2], float weightScale) const {
-    const float2* scales = reinterpret_cast<const float2*>(shared.scales[activationTurn.stage] + half * w) + lane % 4;
-#pragma unroll
-    for (int j = 0; j < w / 8; ++j) {
-      const float2 scale = scales[4 * j];
-      const float first = scale.x * weightScale, second = scale.y * weightScale;
-      float* sum = sums + half * (w / 2) + 4 * j;
-      sum[0] += part[4 * j] * first;
-      sum[1] += part[4 * j + 1] * second;
-      sum[2] += part[4 * j + 2] * first;
-      sum[3] += part[4 * j + 3] * second;
-    }
-  }
-
-  /// One step of K. The matrix unit works on the next quarter (half, for up to 64 tokens) while the last one is promoted.
-  template <int n>
-  __device__ void addStep(float (&sums)[2][n / 2], float weightScale) {
-    constexpr int w = n < 64 ? n : 64;
-    const uint8_t* weights = shared.weights[weightTurn.stage] + group * kTileBytes;
-    const Operand gate(weights), up(weights + kTileBytes / 2);  // or upper and lower rows
-    const Operand b(shared.activations[activationTurn.stage]), secondHalf(shared.activations[activationTurn.stage] + 64 * kGroup);
-    float even[w / 2], odd[w / 2];
-    multiply<w>(even, gate, b);
-    if constexpr (n == w) {
-      multiply<w>(odd, up, b);
-      wgmmaWait<1>();
-      promote<w, 0, n>(sums[0], even, weightScale);
-    } else {
-      multiply<w>(odd, gate, secondHalf);
-      wgmmaWait<1>();
-      promote<w, 0, n>(sums[0], even, weightScale);
-      multiply<w>(even, up, b);
-      wgmmaWait<1>();
-      promote<w, 1, n>(sums[0], odd, weightScale);
-      multiply<w>(odd, up, secondHalf);
-      wgmmaWait<1>();
-      promote<w, 0, n>(sums[1], even, weightScale);
-    }
-    wgmmaWait<0>();
-    giveBack(shared.emptyWeights[weightTurn.stage]);
-    promote<w, n / w - 1, n>(sums[1], odd, weightScale);
-  }
-
-  template <int n>
-  __device__ void addSteps(float (&sums)[2][n / 2], const Segment& segment, const float* weightScales, bool idle) {
-    float weightScale = idle ? 0.f : __ldg(weightScales + segment.kBegin);
-    for (int k = segment.kBegin; k < segment.kEnd; ++k) {
-      const float nextScale = idle || k + 1 == segment.kEnd ? 0.f : __ldg(weightScales + k + 1);
-      wait(&shared.fullWeights[weightTurn.stage], weightTurn.parity);
-      wait(&shared.fullActivations[activationTurn.stage], activationTurn.parity);
-      if (idle)
-        giveBack(shared.emptyWeights[weightTurn.stage]);
-      else
-        addStep<n>(sums, weightScale);
-      weightTurn.next();
-      if (k + 1 < segment.kEnd) release();  // the last stage is the epilogue's
-      weightScale = nextScale;
-    }
+  /// First of the warpgroup's 128-row weight tiles within the item.
+  template <int blocks>
+  __device__ int firstTile() const {
+    return blocks == 4 ? 0 : group;
   }
 
   /// Tells the producers of both blocks that this warp needs the stage no more.
@@ -141,9 +82,77 @@ struct Consumer {
       if (kArrivalsPerWarp == 32 || lane == rank) arriveAt(&empty, rank);
   }
 
-  __device__ void release() {
+  /// part = this warpgroup's tokens times 64 weight rows over the 128 bytes of K of a stage; begun, not waited for.
+  static __device__ void multiply(float (&part)[32], const uint32_t (&a)[4][4], const uint8_t* weights) {
+    const Operand b(weights);
+    wgmmaBegin();
+#pragma unroll
+    for (int step = 0; step < 4; ++step)  // 32 bytes of K each
+      WgmmaE4m3<64>::fromRegisters(part, a[step], b.at(32 * step), step > 0);
+    wgmmaCommit();
+  }
+  static __device__ void promote(float (&sums)[32], const float (&part)[32], float upperScale, float lowerScale) {
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      sums[4 * j] += part[4 * j] * upperScale;
+      sums[4 * j + 1] += part[4 * j + 1] * upperScale;
+      sums[4 * j + 2] += part[4 * j + 2] * lowerScale;
+      sums[4 * j + 3] += part[4 * j + 3] * lowerScale;
+    }
+  }
+
+  /// One step of K. The matrix unit works on the next block of rows while the last one is promoted.
+  template <int blocks>
+  __device__ void addStep(float (&sums)[blocks][32], const float (&weightScale)[blocks / 2]) {
+    wait(&shared.fullActivations[activationTurn.stage], activationTurn.parity);
+    const uint8_t* tokens = shared.activations[activationTurn.stage] + firstToken<blocks>() * kGroup + lane % 4 * 4;
+    uint32_t a[4][4];
+#pragma unroll
+    for (int step = 0; step < 4; ++step)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        a[step][i] = *reinterpret_cast<const uint32_t*>(tokens + i % 2 * 8 * kGroup + ((2 * step + i / 2) ^ (lane / 4)) * 16);
+    const float* tokenScales = shared.scales[activationTurn.stage] + firstToken<blocks>();
+    const float upper = tokenScales[0], lower = tokenScales[8];
     giveBack(shared.emptyActivations[activationTurn.stage]);
     activationTurn.next();
+
+    wait(&shared.fullWeights[weightTurn.stage], weightTurn.parity);
+    const uint8_t* weights = shared.weights[weightTurn.stage] + firstTile<blocks>() * kTileBytes;
+    float part[2][32];
+    multiply(part[0], a, weights);
+#pragma unroll
+    for (int block = 0; block < blocks; ++block) {
+      if (block + 1 < blocks) {
+        multiply(part[(block + 1) % 2], a, weights + (block + 1) * 64 * kGroup);
+        wgmmaWait<1>();
+      } else {
+        wgmmaWait<0>();
+        giveBack(shared.emptyWeights[weightTurn.stage]);
+        weightTurn.next();
+      }
+      promote(sums[block], part[block % 2], upper * weightScale[block / 2], lower * weightScale[block / 2]);
+    }
+  }
+
+  template <int blocks>
+  __device__ void addSteps(float (&sums)[blocks][32], const Segment& segment, const Weights& weights, int rowTiles, int kSteps) {
+    const float* scales[blocks / 2];
+    float current[blocks / 2];
+#pragma unroll
+    for (int t = 0; t < blocks / 2; ++t) {
+      const int tile = min(2 * segment.rowPair + firstTile<blocks>() + t, rowTiles - 1);
+      scales[t] = weights.scales + (size_t(segment.expert) * rowTiles + tile) * kSteps;
+      current[t] = __ldg(scales[t] + segment.kBegin);
+    }
+    for (int k = segment.kBegin; k < segment.kEnd; ++k) {
+      float next[blocks / 2];
+#pragma unroll
+      for (int t = 0; t < blocks / 2; ++t) next[t] = __ldg(scales[t] + min(k + 1, kSteps - 1));
+      addStep<blocks>(sums, current);
+#pragma unroll
+      for (int t = 0; t < blocks / 2; ++t) current[t] = next[t];
+    }
   }
 
   __device__ float4* handedSums(int phase, int block) const {
@@ -151,133 +160,125 @@ struct Consumer {
            thread;
   }
 
-  template <int n>
-  __device__ void handOver(const float (&sums)[2][n / 2], int phase) {
-    release();
+  template <int blocks>
+  __device__ void handOver(const float (&sums)[blocks][32], int phase) {
     float4* out = handedSums(phase, blockIdx.x);
-    for (int m = 0; m < 2; ++m)
 #pragma unroll
-      for (int j = 0; j < n / 8; ++j)
-        __stcg(out + (m * (n / 8) + j) * kConsumers,
-               make_float4(sums[m][4 * j], sums[m][4 * j + 1], sums[m][4 * j + 2], sums[m][4 * j + 3]));
+    for (int b = 0; b < blocks; ++b)
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        __stcg(out + (b * 8 + j) * kConsumers,
+               make_float4(sums[b][4 * j], sums[b][4 * j + 1], sums[b][4 * j + 2], sums[b][4 * j + 3]));
     consumerBarrier();
     if (thread == 0) announce(args.workspace.progress.handedOver + phase * kMaxBlocks + blockIdx.x);
   }
 
-  template <int n>
-  __device__ void takeOver(float (&sums)[2][n / 2], int phase) {
+  template <int blocks>
+  __device__ void takeOver(float (&sums)[blocks][32], int phase) {
     waitAtLeast(args.workspace.progress.handedOver + phase * kMaxBlocks + blockIdx.x - 2, 1);
     const float4* in = handedSums(phase, blockIdx.x - 2);
 #pragma unroll
-    for (int m = 0; m < 2; ++m)
+    for (int b = 0; b < blocks; ++b)
 #pragma unroll
-      for (int j = 0; j < n / 8; ++j) {
-        const float4 value = __ldcg(in + (m * (n / 8) + j) * kConsumers);
-        sums[m][4 * j] = value.x;
-        sums[m][4 * j + 1] = value.y;
-        sums[m][4 * j + 2] = value.z;
-        sums[m][4 * j + 3] = value.w;
+      for (int j = 0; j < 8; ++j) {
+        const float4 value = __ldcg(in + (b * 8 + j) * kConsumers);
+        sums[b][4 * j] = value.x;
+        sums[b][4 * j + 1] = value.y;
+        sums[b][4 * j + 2] = value.z;
+        sums[b][4 * j + 3] = value.w;
       }
   }
 
-  /// SwiGLU and quantisation of 128 intermediate values per token. m = 0 is gate, m = 1 the matching up.
-  template <int n>
-  __device__ void activate(float (&sums)[2][n / 2], const Segment& segment) {
+  /// SwiGLU and quantisation of 128 intermediate values per token.
+  template <int blocks>
+  __device__ void activate(float (&sums)[blocks][32], const Segment& segment) {
+    uint32_t largest[2] = {};  // bits of the largest magnitude of each of the thread's two tokens; NaN is the largest
 #pragma unroll
-    for (int i = 0; i < n / 2; ++i) sums[0][i] = sums[0][i] / (1.f + __expf(-sums[0][i])) * sums[1][i];
+    for (int b = 0; b < blocks; b += 2)
 #pragma unroll
-    for (int j = 0; j < n / 8; ++j)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const uint32_t upper = __float_as_uint(fabsf(sums[0][4 * j + c]));
-        const uint32_t lower = __float_as_uint(fabsf(sums[0][4 * j + 2 + c]));
-        uint32_t largest = max(upper, lower);  // as integers, so that NaN is the largest
-        for (int distance = 4; distance < 32; distance *= 2)
-          largest = max(largest, __shfl_xor_sync(~0u, largest, distance));
-        if (lane < 4) atomicMax(&shared.largest[8 * j + 2 * lane + c], largest);
+      for (int i = 0; i < 32; ++i) {
+        const float gate = sums[b][i];
+        sums[b][i] = __fdividef(gate, 1.f + __expf(-gate)) * sums[b + 1][i];
+        largest[i / 2 % 2] = max(largest[i / 2 % 2], __float_as_uint(fabsf(sums[b][i])));
       }
-    consumerBarrier();  // now nobody reads the activation stage any more
-    uint8_t* staging = shared.activations[activationTurn.stage];
+    const int token = firstToken<blocks>();
 #pragma unroll
-    for (int j = 0; j < n / 8; ++j)
-#pragma unroll
-      for (int c = 0; c < 2; ++c) {
-        const int token = 8 * j + 2 * (lane % 4) + c;
-        const float largest = __uint_as_float(shared.largest[token]);
-        const float inverse = largest > 0.f ? 448.f / largest : 0.f;
-        uint8_t* at = staging + token * 128 + ((group * 4 + warp) ^ (token % 8)) * 16 + lane / 4;
-        for (int h = 0; h < 2; ++h)
-          at[8 * h] = __nv_cvt_float_to_fp8(sums[0][4 * j + 2 * h + c] * inverse, __NV_SATFINITE, __NV_E4M3);
+    for (int h = 0; h < 2; ++h)
+      for (int distance = 1; distance < 4; distance *= 2)
+        largest[h] = max(largest[h], __shfl_xor_sync(~0u, largest[h], distance));
+    if constexpr (blocks == 2) {  // the other warpgroup has the other half of each token's values
+      if (lane % 4 == 0) {
+        shared.largest[group][token] = largest[0];
+        shared.largest[group][token + 8] = largest[1];
       }
-    consumerBarrier();
+      consumerBarrier();
+      for (int h = 0; h < 2; ++h) largest[h] = max(largest[h], shared.largest[1 - group][token + 8 * h]);
+    }
     const size_t tile = size_t(segment.tile) * args.shape.interGroups() + segment.rowPair;
     const PackedActivations& out = args.workspace.middle;
-    for (int i = thread; i < segment.numRows * 8; i += kConsumers)
-      reinterpret_cast<uint4*>(out.data + tile * kTileBytes)[i] = reinterpret_cast<const uint4*>(staging)[i];
-    if (thread < n) {
-      if (thread < segment.numRows)
-        out.scales[tile * kTileTokens + thread] = __uint_as_float(shared.largest[thread]) / 448.f;
-      shared.largest[thread] = 0;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      const int row = token + 8 * h;
+      const float magnitude = __uint_as_float(largest[h]);
+      const float inverse = magnitude > 0.f ? 448.f / magnitude : 0.f;
+#pragma unroll
+      for (int b = 0; b < blocks; b += 2) {
+        const uint4 chunk = quantiseChunk(sums[b], h, inverse);
+        const int index = (firstTile<blocks>() + b / 2) * 4 + lane % 4;
+        if (row < segment.numRows)
+          __stcg(reinterpret_cast<uint4*>(out.data + tile * kTileBytes + row * kGroup) + (index ^ row % 8), chunk);
+      }
+      if (lane % 4 == 0 && (blocks == 4 || group == 0) && row < segment.numRows)
+        out.scales[tile * kTileTokens + row] = magnitude / 448.f;
     }
     fenceGlobalForAsync();
-    fenceForAsync();
-    release();
     consumerBarrier();
     if (thread == 0) announce(args.workspace.progress.activated + tile);
   }
 
-  template <int n>
-  __device__ void storeRows(const float (&sums)[2][n / 2], const Segment& segment, bool idle) {
-    release();
-    if (!idle) {
-      const int column = segment.rowPair * kItemRows + group * 128 + warp * 16 + lane / 4;
-      float* out = args.workspace.rows + size_t(segment.firstRow) * args.shape.hidden + column;
+  template <int blocks>
+  __device__ void storeRows(const float (&sums)[blocks][32], const Segment& segment) {
+    const int column = segment.rowPair * kItemRows + firstTile<blocks>() * 128 + lane % 4 * 2;
 #pragma unroll
-      for (int j = 0; j < n / 8; ++j)
+    for (int h = 0; h < 2; ++h) {
+      const int row = firstToken<blocks>() + 8 * h;
+      float* out = args.workspace.rows + size_t(segment.firstRow + row) * args.shape.hidden;
 #pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          const int token = 8 * j + 2 * (lane % 4) + c;
-          if (token >= segment.numRows) continue;
-          for (int m = 0; m < 2; ++m)
-            for (int h = 0; h < 2; ++h)
-              __stcg(out + size_t(token) * args.shape.hidden + 64 * m + 8 * h, sums[m][4 * j + 2 * h + c]);
+      for (int b = 0; b < blocks; ++b)
+#pragma unroll
+        for (int j = 0; j < 8; ++j) {
+          const int at = column + 64 * b + 8 * j;
+          if (row < segment.numRows && at < args.shape.hidden)
+            __stcg(reinterpret_cast<float2*>(out + at), make_float2(sums[b][4 * j + 2 * h], sums[b][4 * j + 2 * h + 1]));
         }
     }
     consumerBarrier();
     if (thread == 0) announce(args.workspace.progress.down + segment.rowPair);
   }
 
-  template <int n>
-  __device__ void runSegment(const Segment& segment, int phase) {
-    const Shape& shape = args.shape;
-    const Weights& weights = phase == 0 ? args.weights.gateUp : args.weights.down;
-    const int rowTiles = phase == 0 ? 2 * shape.interGroups() : shape.hiddenGroups();
-    const int kSteps = phase == 0 ? shape.hiddenGroups() : shape.interGroups();
-    const int rowTile = 2 * segment.rowPair + group;
-    const bool idle = rowTile >= rowTiles;
-    const bool absent = 2 * segment.rowPair >= rowTiles;
-    float sums[2][n / 2] = {};
-    if (segment.kBegin > 0 && !absent) takeOver<n>(sums, phase);
-    addSteps<n>(sums, segment, weights.scales + (size_t(segment.expert) * rowTiles + rowTile) * kSteps, idle);
-    if (absent)
-      release();
-    else if (segment.kEnd < kSteps)
-      handOver<n>(sums, phase);
-    else if (phase == 0)
-      activate<n>(sums, segment);
+  template <int blocks>
+  __device__ void runSegment(const Segment& segment, int p) {
+    const Phase phase = p == 0 ? args.shape.gateUp() : args.shape.down();
+    const Weights& weights = p == 0 ? args.weights.gateUp : args.weights.down;
+    const int rowTiles = p == 0 ? 2 * args.shape.interGroups() : args.shape.hiddenGroups();
+    const bool absent = segment.rowPair >= phase.rowPairs;
+    float sums[blocks][32] = {};
+    if (segment.kBegin > 0 && !absent) takeOver<blocks>(sums, p);
+    addSteps<blocks>(sums, segment, weights, rowTiles, phase.kSteps);
+    if (absent) return;
+    if (segment.kEnd < phase.kSteps)
+      handOver<blocks>(sums, p);
+    else if (p == 0)
+      activate<blocks>(sums, segment);
     else
-      storeRows<n>(sums, segment, idle);
+      storeRows<blocks>(sums, segment);
   }
 
   __device__ void run(const Segment& segment, int phase) {
-    switch (columnsFor(segment.numRows)) {
-      case 16:
-        return runSegment<16>(segment, phase);
-      case 64:
-        return runSegment<64>(segment, phase);
-      default:
-        return runSegment<128>(segment, phase);
-    }
+    if (segment.numRows > 64)
+      runSegment<4>(segment, phase);
+    else
+      runSegment<2>(segment, phase);
   }
 };
 

@@ -8,7 +8,9 @@ using namespace rally::test;
 
 namespace {
 
-constexpr double kTolerance = 6e-3;
+/// The matrix unit keeps about 14 bits of a sum, so now and then an intermediate value is rounded to the neighbouring e4m3 value (up to
+/// 6 % of it) than in float64. That weighs more the fewer intermediate values there are.
+double tolerance(const Dimensions& d) { return d.inter >= 4096 ? 6e-3 : 2e-2; }
 int failures = 0;
 
 void report(const char* name, bool passed, double error) {
@@ -36,7 +38,7 @@ void check(const char* name, const Dimensions& d, const ExpertSet& set, int numT
   const bool same = std::memcmp(y.data(), again.data(), y.size() * sizeof(Bf16)) == 0;
   char label[160];
   std::snprintf(label, sizeof label, "%s%s", name, same ? "" : " (NOT REPRODUCIBLE)");
-  report(label, error < kTolerance && same, error);
+  report(label, error < tolerance(d) && same, error);
 }
 
 /// A token's result must not depend on who else is in the batch.
@@ -88,7 +90,7 @@ void checkReplay(const Dimensions& d, const ExpertSet& set, uint64_t seed) {
     CHECK(cudaStreamSynchronize(stream));
     y.download();
     const double error = relativeError(d, set, batch, y.host, sample(numTokens, numTokens, seed));
-    report("graph replay with another routing", error < kTolerance, error);
+    report("graph replay with another routing", error < tolerance(d), error);
   }
   CHECK(cudaGraphExecDestroy(instance));
   CHECK(cudaGraphDestroy(graph));
