@@ -16,20 +16,19 @@ constexpr int kThreads = kMaxSequences;
 constexpr int kConsumerWarps = 8;
 
 /// A ring for each of the two warpgroups, since each skips the other's pages and a barrier's parity tells only neighbouring phases
-/// apart. Its units hold keys (with their scales) and values of the pages, alternately; after an item's last page, what the warpgroup
-/// gives to the other.
+/// apart. Its units hold keys (with their scales) and values of the pages, alternately. More units do worse: what is in flight beyond
+/// 128 KB only queues.
 template <KvType type>
 struct alignas(1024) Shared {
-  static constexpr int kNumUnits = Layout<type>::kIsFp8 ? 6 : 3;
+  static constexpr int kNumUnits = Layout<type>::kIsFp8 ? 4 : 2;
   static constexpr int kUnitBytes = (Layout<type>::kValueStart + 1023) / 1024 * 1024;
-  static constexpr int kExchangeUnits = kExchangeBytes / Layout<type>::kKeyBytes;
   uint8_t units[2][kNumUnits][kUnitBytes];
   uint8_t query[Layout<type>::kQueryBytes];
+  Exchange exchange;
   Barrier full[2][kNumUnits];
   Barrier empty[2][kNumUnits];
   Barrier queryFull;
   Barrier queryEmpty;
-  float2 stats[2][kHeads];
   PlanStorage plan;
 };
 
@@ -38,10 +37,9 @@ template <int numUnits>
 struct Cursor {
   int unit = 0;
   uint32_t parity = 0;
-  __device__ void advance(int count = 1) {
-    unit += count;
-    if (unit >= numUnits) {
-      unit -= numUnits;
+  __device__ void advance() {
+    if (++unit == numUnits) {
+      unit = 0;
       parity ^= 1;
     }
   }
@@ -53,7 +51,6 @@ __device__ void producePages(Shared<type>& shared, int warpgroup, const Plan& pl
   Cursor<Shared<type>::kNumUnits> cursor;
   const int lane = threadIdx.x % 32;
   int turn = 0;
-  auto awaitUnit = [&] { wait(&shared.empty[warpgroup][cursor.unit], cursor.parity ^ 1); };
   forEachItem(plan, shared.plan, sequences.numSequences, [&](Item item) {
     if (item.from == item.to) return;
     const int32_t* table = sequences.pageTable + static_cast<size_t>(item.sequence) * sequences.maxPages;
@@ -68,20 +65,13 @@ __device__ void producePages(Shared<type>& shared, int warpgroup, const Plan& pl
           if (lane == 0) {
             Barrier* full = &shared.full[warpgroup][cursor.unit];
             const int numBytes = part == 0 ? Layout<type>::kValueStart : Layout<type>::kValueBytes;
-            awaitUnit();
+            wait(&shared.empty[warpgroup][cursor.unit], cursor.parity ^ 1);
             arriveExpecting(full, numBytes);
             copyOnce(shared.units[warpgroup][cursor.unit], page + part * Layout<type>::kValueStart, numBytes, full);
           }
           cursor.advance();
         }
       }
-    }
-    for (int i = 0; i < Shared<type>::kExchangeUnits; ++i) {
-      if (lane == 0) {
-        awaitUnit();
-        arrive(&shared.full[warpgroup][cursor.unit]);
-      }
-      cursor.advance();
     }
   });
 }
@@ -101,9 +91,8 @@ __device__ void produceQueries(Shared<type>& shared, const Plan& plan, const uin
 
 template <KvType type>
 __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequences, Activations out, Workspace workspace) {
-  constexpr int kExchangeUnits = Shared<type>::kExchangeUnits;
   const int warpgroup = threadIdx.x / 128;
-  Cursor<Shared<type>::kNumUnits> cursor, others;
+  Cursor<Shared<type>::kNumUnits> cursor;
   uint32_t queryParity = 0;
   int turn = 0;
   auto awaitUnit = [&] { wait(&shared.full[warpgroup][cursor.unit], cursor.parity); };
@@ -126,10 +115,7 @@ __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequen
         queryScales[1] = scales[head + 8];
       }
       for (int page = item.from; page < item.to; ++page, turn ^= 1) {
-        if (turn != warpgroup) {
-          others.advance(2);
-          continue;
-        }
+        if (turn != warpgroup) continue;
         float scores[32];
         float shrink[2];
         uint32_t packed[Layout<type>::kIsFp8 ? 2 : 4][4];
@@ -151,19 +137,7 @@ __device__ void consume(Shared<type>& shared, const Plan& plan, Sequences sequen
         state.maximum[1] *= kLogitScale;
       }
 
-      float4* given[kExchangeUnits];
-      const float4* got[kExchangeUnits];
-      const Cursor<Shared<type>::kNumUnits> first = cursor;
-      for (int i = 0; i < kExchangeUnits; ++i) {
-        awaitUnit();
-        given[i] = reinterpret_cast<float4*>(shared.units[warpgroup][cursor.unit]);
-        got[i] = reinterpret_cast<const float4*>(shared.units[1 - warpgroup][others.unit]);
-        cursor.advance();
-        others.advance();
-      }
-      addUp(state, half, shared.stats, warpgroup, given, got);
-      cursor = first;
-      for (int i = 0; i < kExchangeUnits; ++i) release();
+      addUp(state, half, shared.exchange, warpgroup);
     }
     if (item.isWhole() || join(half, workspace, sharingOf(plan, shared.plan, item.sequence))) {
       storeQuantised(half, warpgroup, item.sequence, sequences.numSequences, out);

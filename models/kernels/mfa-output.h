@@ -2,7 +2,6 @@
 // dimensions each; complete sequences go out quantised.
 #pragma once
 
-#include "copy.h"
 #include "mfa-tile.h"
 
 namespace rally::mfa {
@@ -14,36 +13,38 @@ struct Half {
   float output[64];
 };
 
-/// What one warpgroup gives the other: 16 words of 16 bytes per thread.
-constexpr int kExchangeBytes = 16 * 128 * 16;
+/// What each of the two warpgroups gives the other.
+struct Exchange {
+  float4 words[2][16][128];  // [giver, 4 consecutive accumulators, thread]
+  float2 stats[2][kHeads];   // maximum and sum
+};
 
-/// By both warpgroups together. given, got: what this one gives, gets, in numUnits pieces.
-template <int numUnits>
-__device__ void addUp(State& state, Half& half, float2 (&stats)[2][kHeads], int warpgroup, float4* const (&given)[numUnits],
-                      const float4* const (&got)[numUnits]) {
-  constexpr int kWords = 16 / numUnits;
+__device__ inline void syncConsumers() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
+
+/// By both warpgroups together.
+__device__ inline void addUp(State& state, Half& half, Exchange& exchange, int warpgroup) {
   const int thread = threadIdx.x % 128;
   const int head = thread / 32 * 16 + thread % 32 / 4;
   const bool isFirst = warpgroup == 0;
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
     state.sum[h] = sumOfQuad(state.sum[h]);
-    if (thread % 4 == 0) stats[warpgroup][head + 8 * h] = {state.maximum[h], state.sum[h]};
+    if (thread % 4 == 0) exchange.stats[warpgroup][head + 8 * h] = {state.maximum[h], state.sum[h]};
   }
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
     const float(&low)[32] = state.output[i / 8];
     const float(&high)[32] = state.output[2 + i / 8];
     const int j = i % 8 * 4;
-    given[i / kWords][i % kWords * 128 + thread] = {isFirst ? high[j] : low[j], isFirst ? high[j + 1] : low[j + 1], isFirst ? high[j + 2] : low[j + 2],
-                               isFirst ? high[j + 3] : low[j + 3]};
+    exchange.words[warpgroup][i][thread] = {isFirst ? high[j] : low[j], isFirst ? high[j + 1] : low[j + 1],
+                                            isFirst ? high[j + 2] : low[j + 2], isFirst ? high[j + 3] : low[j + 3]};
   }
-  asm volatile("bar.sync 1, 256;" ::: "memory");
+  syncConsumers();
   float own[2];
   float others[2];
 #pragma unroll
   for (int h = 0; h < 2; ++h) {
-    const float2 other = stats[1 - warpgroup][head + 8 * h];
+    const float2 other = exchange.stats[1 - warpgroup][head + 8 * h];
     half.maximum[h] = fmaxf(state.maximum[h], other.x);
     own[h] = exp2Fast(state.maximum[h] - half.maximum[h]);
     others[h] = exp2Fast(other.x - half.maximum[h]);
@@ -54,14 +55,13 @@ __device__ void addUp(State& state, Half& half, float2 (&stats)[2][kHeads], int 
     const float(&low)[32] = state.output[i / 8];
     const float(&high)[32] = state.output[2 + i / 8];
     const int j = i % 8 * 4;
-    const float4 other = got[i / kWords][i % kWords * 128 + thread];
+    const float4 other = exchange.words[1 - warpgroup][i][thread];
     half.output[4 * i] = (isFirst ? low[j] : high[j]) * own[0] + other.x * others[0];
     half.output[4 * i + 1] = (isFirst ? low[j + 1] : high[j + 1]) * own[0] + other.y * others[0];
     half.output[4 * i + 2] = (isFirst ? low[j + 2] : high[j + 2]) * own[1] + other.z * others[1];
     half.output[4 * i + 3] = (isFirst ? low[j + 3] : high[j + 3]) * own[1] + other.w * others[1];
   }
-  fenceForAsync();
-  asm volatile("bar.sync 1, 256;" ::: "memory");  // all has been read
+  syncConsumers();  // the exchange is free again
 }
 
 /// 16 pairs of e4m3 (columns 8 j + 2 (t % 4) and that + 1 of a row of 128) of each thread of a quad, two per word, as 128 bytes in
