@@ -27,9 +27,12 @@ struct Work {
   }
 };
 
-/// One thread.
+/// One warp. At most kStagesInFlight stages are asked for and not there yet: more would only queue up in front of everybody else's
+/// accesses to memory.
 __device__ void produceWeights(const Args& args, Shared& shared) {
-  Turn<kWeightStages> turn;
+  const int lane = threadIdx.x % 32;
+  Turn<kWeightStages> turn, arrived;
+  int numInFlight = 0;
   for (int p = 0; p < 2; ++p) {
     const Work work(args, shared.plan, p);
     const Weights& weights = p == 0 ? args.weights.gateUp : args.weights.down;
@@ -37,20 +40,43 @@ __device__ void produceWeights(const Args& args, Shared& shared) {
     for (int s = 0; s < work.range.numSegments; ++s) {
       const Segment segment = work.segment(s);
       const int numTiles = max(0, min(2, rowTiles - 2 * segment.rowPair));
-      const E4m3* tiles =
-          weights.tiles + (size_t(segment.expert) * rowTiles + 2 * segment.rowPair) * size_t(kSteps) * kTileBytes;
+      const size_t firstTile = (size_t(segment.expert) * rowTiles + 2 * segment.rowPair) * kSteps;
+      float scales[2], nextScales[2];  // lane n: of step 32 * i + n; [0] and [1]: of the two tiles
+      const auto loadScales = [&](int step) {
+        for (int t = 0; t < 2; ++t)
+          nextScales[t] = t < numTiles && step + lane < segment.kEnd ? __ldg(weights.scales + firstTile + t * kSteps + step + lane) : 0;
+      };
+      loadScales(segment.kBegin);
       for (int k = segment.kBegin; k < segment.kEnd; ++k) {
-        Barrier* full = &shared.fullWeights[turn.stage];
-        wait(&shared.emptyWeights[turn.stage], turn.parity ^ 1);
-        arriveExpecting(full, numTiles * kTileBytes);
-        for (int t = 0; t < numTiles; ++t) {
-          const E4m3* source = tiles + size_t(t * kSteps + k) * kTileBytes;
-          uint8_t* target = shared.weights[turn.stage] + t * kTileBytes;
-          if (!segment.sideBySide)
-            copyOnce(target, source, kTileBytes, full);
-          else if (t == work.rank)
-            copyOnceToBoth(target, source, kTileBytes, full);
+        const int within = (k - segment.kBegin) % 32;
+        if (within == 0) {
+          scales[0] = nextScales[0];
+          scales[1] = nextScales[1];
+          loadScales(k + 32);
         }
+        const float first = __shfl_sync(~0u, scales[0], within), second = __shfl_sync(~0u, scales[1], within);
+        if (lane == 0) {
+          if (numInFlight == kStagesInFlight) {
+            wait(&shared.fullWeights[arrived.stage], arrived.parity);
+            arrived.next();
+          } else {
+            ++numInFlight;
+          }
+          Barrier* full = &shared.fullWeights[turn.stage];
+          wait(&shared.emptyWeights[turn.stage], turn.parity ^ 1);
+          shared.weightScales[turn.stage][0] = first;
+          shared.weightScales[turn.stage][1] = second;
+          arriveExpecting(full, numTiles * kTileBytes);
+          for (int t = 0; t < numTiles; ++t) {
+            const E4m3* source = weights.tiles + (firstTile + t * kSteps + k) * kTileBytes;
+            uint8_t* target = shared.weights[turn.stage] + t * kTileBytes;
+            if (!segment.sideBySide)
+              copyOnce(target, source, kTileBytes, full);
+            else if (t == work.rank)
+              copyOnceToBoth(target, source, kTileBytes, full);
+          }
+        }
+        __syncwarp();
         turn.next();
       }
     }
@@ -116,6 +142,7 @@ __device__ void consume(const Args& args, Shared& shared, Gather& gather) {
     gather.load(args, pair);
     gather.store(args, shared.plan, pair);
   }
+  if (warp >= 4) asm volatile("bar.arrive 2, 256;" ::: "memory");  // the first warpgroup begins, see awaitTurn
   Consumer consumer{args, shared, thread, warp / 4, warp % 4, thread % 32, {}, {}};
   for (int p = 0; p < 2; ++p) {
     const Work work(args, shared.plan, p);
@@ -147,7 +174,7 @@ __global__ void __cluster_dims__(2) __launch_bounds__(kThreads, 1) ffnKernel(con
     consume(args, shared, gather);
   } else {
     shrinkRegisters<40>();
-    if (threadIdx.x == kConsumers) produceWeights(args, shared);
+    if (threadIdx.x / 32 == kConsumers / 32) produceWeights(args, shared);
     if (threadIdx.x / 32 == kConsumers / 32 + 1) produceActivations(args, shared);
     __syncwarp();
   }

@@ -147,40 +147,52 @@ struct Gather {
 
 /// y of 256 columns of one token per turn: its rows, weighted, in ascending order of expert; by one warp.
 __device__ inline void combine(const Args& args, const Plan& plan, int first, int stride) {
+  constexpr int kAtOnce = 4;
   const int lane = threadIdx.x % 32;
   const Shape& shape = args.shape;
   const int choices = shape.topK + 1, blocks = shape.hiddenPairs();
-  const int numTiles = plan.tileBase[shape.numLocal];
+  for (int block = lane; block < blocks; block += 32)
+    waitAtLeast(args.workspace.progress.down + block, plan.tileBase[shape.numLocal]);
+  __syncwarp();
   for (int unit = first; unit < blocks * shape.numTokens; unit += stride) {
-    const int block = unit % blocks, token = unit / blocks;
-    const int column = block * kItemRows + lane * 8;
-    waitAtLeast(args.workspace.progress.down + block, numTiles);
+    const int token = unit / blocks, column = unit % blocks * kItemRows + lane * 8;
     if (column >= shape.hidden) continue;
     float sum[8] = {};
     int last = -1;
-    for (int n = 0; n < choices; ++n) {
-      int row = kNoRow, choice = 0;  // the next row in ascending order
-      for (int c = 0; c < choices; ++c) {
-        const int candidate = plan.rowOf[token * choices + c];
-        if (candidate > last && candidate < row) {
-          row = candidate;
-          choice = c;
+    do {
+      float weight[kAtOnce];
+      float4 low[kAtOnce], high[kAtOnce];
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n) {
+        int row = kNoRow, choice = 0;  // the next row in ascending order
+        for (int c = 0; c < choices; ++c) {
+          const int candidate = plan.rowOf[token * choices + c];
+          if (candidate > last && candidate < row) {
+            row = candidate;
+            choice = c;
+          }
         }
+        last = row;
+        weight[n] = 0;
+        low[n] = high[n] = {};
+        if (row == kNoRow) continue;
+        weight[n] = choice == shape.topK ? 1.f : args.expertWeights[token * shape.topK + choice];
+        const float4* values = reinterpret_cast<const float4*>(args.workspace.rows + size_t(row) * shape.hidden + column);
+        low[n] = __ldcg(values);
+        high[n] = __ldcg(values + 1);
       }
-      if (row == kNoRow) break;
-      last = row;
-      const float weight = choice == shape.topK ? 1.f : args.expertWeights[token * shape.topK + choice];
-      const float4* values = reinterpret_cast<const float4*>(args.workspace.rows + size_t(row) * shape.hidden + column);
-      const float4 low = __ldcg(values), high = __ldcg(values + 1);
-      sum[0] += weight * low.x;
-      sum[1] += weight * low.y;
-      sum[2] += weight * low.z;
-      sum[3] += weight * low.w;
-      sum[4] += weight * high.x;
-      sum[5] += weight * high.y;
-      sum[6] += weight * high.z;
-      sum[7] += weight * high.w;
-    }
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n) {
+        sum[0] += weight[n] * low[n].x;
+        sum[1] += weight[n] * low[n].y;
+        sum[2] += weight[n] * low[n].z;
+        sum[3] += weight[n] * low[n].w;
+        sum[4] += weight[n] * high[n].x;
+        sum[5] += weight[n] * high[n].y;
+        sum[6] += weight[n] * high[n].z;
+        sum[7] += weight[n] * high[n].w;
+      }
+    } while (last != kNoRow && choices > kAtOnce);
     __nv_bfloat162 out[4];
     for (int i = 0; i < 4; ++i) out[i] = __floats2bfloat162_rn(sum[2 * i], sum[2 * i + 1]);
     *reinterpret_cast<uint4*>(args.y + size_t(token) * shape.hidden + column) = *reinterpret_cast<uint4*>(out);

@@ -13,6 +13,7 @@ namespace rally::expert {
 
 constexpr int kWeightStages = 5;
 constexpr int kActivationStages = 3;
+constexpr int kStagesInFlight = 3;
 
 #ifdef RALLY_RACECHECK  // for racecheck, which does not see that __syncwarp puts all lanes' reads before the arrival of one of them
 constexpr int kArrivalsPerWarp = 32;
@@ -24,6 +25,7 @@ struct Shared {
   alignas(1024) uint8_t weights[kWeightStages][2 * kTileBytes];
   alignas(1024) uint8_t activations[kActivationStages][kTileBytes];
   float scales[kActivationStages][kTileTokens];
+  float weightScales[kWeightStages][2];
   Barrier fullWeights[kWeightStages], emptyWeights[kWeightStages];
   Barrier fullActivations[kActivationStages], emptyActivations[kActivationStages];
   uint32_t largest[2][64];  // per warpgroup and token, with up to 64 tokens
@@ -101,9 +103,13 @@ struct Consumer {
     }
   }
 
+  /// The warpgroups take turns at the matrix unit, so that one loads while the other multiplies.
+  __device__ void awaitTurn() const { asm volatile("bar.sync %0, 256;" ::"r"(2 + group) : "memory"); }
+  __device__ void passTurn() const { asm volatile("bar.arrive %0, 256;" ::"r"(3 - group) : "memory"); }
+
   /// One step of K. The matrix unit works on the next block of rows while the last one is promoted.
   template <int blocks>
-  __device__ void addStep(float (&sums)[blocks][32], const float (&weightScale)[blocks / 2]) {
+  __device__ void addStep(float (&sums)[blocks][32]) {
     wait(&shared.fullActivations[activationTurn.stage], activationTurn.parity);
     const uint8_t* tokens = shared.activations[activationTurn.stage] + firstToken<blocks>() * kGroup + lane % 4 * 4;
     uint32_t a[4][4];
@@ -119,39 +125,28 @@ struct Consumer {
 
     wait(&shared.fullWeights[weightTurn.stage], weightTurn.parity);
     const uint8_t* weights = shared.weights[weightTurn.stage] + firstTile<blocks>() * kTileBytes;
+    float upperScale[blocks / 2], lowerScale[blocks / 2];
+#pragma unroll
+    for (int t = 0; t < blocks / 2; ++t) {
+      const float scale = shared.weightScales[weightTurn.stage][firstTile<blocks>() + t];
+      upperScale[t] = upper * scale;
+      lowerScale[t] = lower * scale;
+    }
     float part[2][32];
+    awaitTurn();
     multiply(part[0], a, weights);
 #pragma unroll
     for (int block = 0; block < blocks; ++block) {
       if (block + 1 < blocks) {
         multiply(part[(block + 1) % 2], a, weights + (block + 1) * 64 * kGroup);
+        if (block + 2 == blocks) passTurn();
         wgmmaWait<1>();
       } else {
         wgmmaWait<0>();
         giveBack(shared.emptyWeights[weightTurn.stage]);
         weightTurn.next();
       }
-      promote(sums[block], part[block % 2], upper * weightScale[block / 2], lower * weightScale[block / 2]);
-    }
-  }
-
-  template <int blocks>
-  __device__ void addSteps(float (&sums)[blocks][32], const Segment& segment, const Weights& weights, int rowTiles, int kSteps) {
-    const float* scales[blocks / 2];
-    float current[blocks / 2];
-#pragma unroll
-    for (int t = 0; t < blocks / 2; ++t) {
-      const int tile = min(2 * segment.rowPair + firstTile<blocks>() + t, rowTiles - 1);
-      scales[t] = weights.scales + (size_t(segment.expert) * rowTiles + tile) * kSteps;
-      current[t] = __ldg(scales[t] + segment.kBegin);
-    }
-    for (int k = segment.kBegin; k < segment.kEnd; ++k) {
-      float next[blocks / 2];
-#pragma unroll
-      for (int t = 0; t < blocks / 2; ++t) next[t] = __ldg(scales[t] + min(k + 1, kSteps - 1));
-      addStep<blocks>(sums, current);
-#pragma unroll
-      for (int t = 0; t < blocks / 2; ++t) current[t] = next[t];
+      promote(sums[block], part[block % 2], upperScale[block / 2], lowerScale[block / 2]);
     }
   }
 
@@ -259,12 +254,10 @@ struct Consumer {
   template <int blocks>
   __device__ void runSegment(const Segment& segment, int p) {
     const Phase phase = p == 0 ? args.shape.gateUp() : args.shape.down();
-    const Weights& weights = p == 0 ? args.weights.gateUp : args.weights.down;
-    const int rowTiles = p == 0 ? 2 * args.shape.interGroups() : args.shape.hiddenGroups();
     const bool absent = segment.rowPair >= phase.rowPairs;
     float sums[blocks][32] = {};
     if (segment.kBegin > 0 && !absent) takeOver<blocks>(sums, p);
-    addSteps<blocks>(sums, segment, weights, rowTiles, phase.kSteps);
+    for (int k = segment.kBegin; k < segment.kEnd; ++k) addStep<blocks>(sums);
     if (absent) return;
     if (segment.kEnd < phase.kSteps)
       handOver<blocks>(sums, p);
