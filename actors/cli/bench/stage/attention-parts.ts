@@ -1,5 +1,5 @@
 import type { BenchGraph } from "./bench-graph.ts";
-import { type KvSample, kvInputs, numPages, rotatedBytes, ROPE_ATTRIBUTES } from "./kv.ts";
+import { type KvSample, kvInputs, numPages, PAGE_TOKENS, rotatedBytes, ROPE_ATTRIBUTES } from "./kv.ts";
 import {
   activationBytes,
   activationInputs,
@@ -163,8 +163,8 @@ function ropeAppend(context: AttentionContext): Part {
     flops: 0,
     build: () =>
       rotated(context, "ropeAppend", bytes, (graph, set, unit) => {
-        // Where in the cache the token goes does not matter to its cost: a page for each sequence.
-        if (unit === 0) kvInputs(graph, { ...context, context: 1 }, "kv");
+        // Which page the token goes to does not matter to its cost, unless it is the first token of a page.
+        if (unit === 0) kvInputs(graph, { ...context, context: PAGE_TOKENS }, "kv");
         if (unit === set) {
           graph.input(`query_${set}`, "bf16", [batch, numHeads * headDim], patterns.bf16());
           graph.input(`fused_${set}`, "bf16", [batch, stride], patterns.bf16());

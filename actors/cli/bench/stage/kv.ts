@@ -5,7 +5,7 @@ import { BenchGraph } from "./bench-graph.ts";
 import type { AttentionContext } from "./part.ts";
 import { withGraph } from "./time-graph.ts";
 
-const PAGE_TOKENS = 64;
+export const PAGE_TOKENS = 64;
 const KV_TYPES = { fp8: "e4m3", bf16: "bf16" } as const;
 
 /** Pages as the append operator writes them, and queries as it leaves them: their layout is the kernels' own. */
