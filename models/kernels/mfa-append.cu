@@ -70,16 +70,18 @@ __global__ void __launch_bounds__(32 * kWarps)
   waitForPrevious();
   letNextStart();
   const int sequence = blockIdx.x;
-  const int position = sequences.lengths[sequence] - 1;
-  if (position < 0 || position >= sequences.maxPages * kPageTokens) return;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
+  const bool isQuery = blockIdx.y < kHeads / kWarps;
+  const int head = blockIdx.y * kWarps + warp;
+  Halves x;  // loaded while the length is under way
+  if (isQuery) x = loadHead(query + (static_cast<size_t>(sequence) * kHeads + head) * kHeadDim);
+  const int position = sequences.lengths[sequence] - 1;
+  if (position < 0 || position >= sequences.maxPages * kPageTokens) return;
   const float2* turns = cosSin + static_cast<size_t>(position) * (kHeadDim / 2);
 
-  if (blockIdx.y < kHeads / kWarps) {
-    const int head = blockIdx.y * kWarps + warp;
+  if (isQuery) {
     uint8_t* rows = rotated + static_cast<size_t>(sequence) * Layout<type>::kQueryBytes;
-    Halves x = loadHead(query + (static_cast<size_t>(sequence) * kHeads + head) * kHeadDim);
     rotate(x, turns);
     const float largest = largestOfWarp(x);
     const float factor = largest > 0 ? kMaxE4m3 / largest : 0;
@@ -101,7 +103,7 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
   float* scales = reinterpret_cast<float*>(page + Layout<type>::kKeyBytes);
   if (warp == 0) {
-    Halves x = loadHead(key + static_cast<size_t>(sequence) * stride);
+    x = loadHead(key + static_cast<size_t>(sequence) * stride);
     rotate(x, turns);
     const float largest = largestOfWarp(x);
     const float factor = largest > 0 ? kMaxE4m3 / largest : 0;
@@ -109,7 +111,7 @@ __global__ void __launch_bounds__(32 * kWarps)
     storeHead<type>(page, token, x.high, kHeadDim / 2 + 4 * lane, factor);
     if (type == KvType::kE4m3 && lane == 0) scales[token] = largest / kMaxE4m3;
   } else if (warp == 1) {
-    const Halves x = loadHead(value + static_cast<size_t>(sequence) * stride);
+    x = loadHead(value + static_cast<size_t>(sequence) * stride);
     const float largest = largestOfWarp(x);
     // the least power of two that brings all values within e4m3's range
     const int exponent = largest > 0 ? max(-120, static_cast<int>(ceilf(log2f(largest / kMaxE4m3)))) : 0;

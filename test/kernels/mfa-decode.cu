@@ -1,80 +1,23 @@
-// Checks ropeAppend and mfaDecode against float64: every key and value comes into the pool through ropeAppend, page tables and the
-// order of sequences are random, pools and outputs start as NaN. Arguments: seed, and `small` for few tokens.
+// Checks ropeAppend and mfaDecode against float64: every key and value comes into the pool through ropeAppend, page tables and
+// the order of sequences are random, pools and outputs start as NaN. Arguments: seed, and `small` for few tokens.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
 #include <string>
 
 #include "../../models/kernels/kernels.h"
-#include "../../models/kernels/mfa-page.h"
 #include "mfa-reference.h"
+#include "mfa-stored.h"
 #include "mfa-support.h"
 
 using namespace rally;
 
-constexpr int kHeads = 64;
-constexpr int kDim = 256;
 constexpr int kStride = 2 * kDim + 64;  // keys and values lie in a wider matrix
 
 struct Case {
   std::string name;
   std::vector<int> lengths;
   int numChecked;  // sequences compared with the reference
-};
-
-static std::vector<float2> makeCosSin(int numPositions) {
-  std::vector<float2> turns(static_cast<size_t>(numPositions) * kDim / 2);
-  for (int position = 0; position < numPositions; ++position) {
-    for (int i = 0; i < kDim / 2; ++i) {
-      const double angle = position * std::pow(10000.0, -2.0 * i / kDim);
-      turns[position * (kDim / 2) + i] = {static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle))};
-    }
-  }
-  return turns;
-}
-
-static std::vector<double> rotate(const Bf16* x, const float2* turns) {
-  std::vector<double> out(kDim);
-  for (int i = 0; i < kDim / 2; ++i) {
-    const double low = __bfloat162float(x[i]);
-    const double high = __bfloat162float(x[i + kDim / 2]);
-    out[i] = low * turns[i].x - high * turns[i].y;
-    out[i + kDim / 2] = high * turns[i].x + low * turns[i].y;
-  }
-  return out;
-}
-
-/// What the pool and the rotated queries hold, as numbers.
-template <KvType type>
-struct Stored {
-  static double value(const uint8_t* at) {
-    if constexpr (type == KvType::kE4m3) return static_cast<float>(*reinterpret_cast<const E4m3*>(at));
-    return __bfloat162float(*reinterpret_cast<const Bf16*>(at));
-  }
-  using Layout = mfa::Layout<type>;
-  static void token(const uint8_t* page, int token, float* key, float* value_) {
-    float scales[2] = {1, 1};
-    if (type == KvType::kE4m3) {
-      const float* stored = reinterpret_cast<const float*>(page + Layout::kKeyBytes);
-      scales[0] = stored[token];
-      scales[1] = std::exp2(stored[kPageTokens + token] - mfa::kLogOffset);
-    }
-    for (int d = 0; d < kDim; ++d) {
-      key[d] = static_cast<float>(value(page + Layout::rowOffset(token, d)) * scales[0]);
-      value_[d] = static_cast<float>(value(page + Layout::kValueStart + Layout::valueOffset(d, token)) * scales[1]);
-    }
-  }
-  /// Times 1 / sqrt(kDim).
-  static std::vector<double> queries(const uint8_t* rows) {
-    std::vector<double> out(kHeads * kDim);
-    for (int head = 0; head < kHeads; ++head) {
-      const double scale = type == KvType::kE4m3
-                               ? reinterpret_cast<const float*>(rows + kHeads * kDim)[head] / 1.4426950408889634
-                               : 1.0 / 16;
-      for (int d = 0; d < kDim; ++d) out[head * kDim + d] = value(rows + Layout::rowOffset(head, d)) * scale;
-    }
-    return out;
-  }
 };
 
 template <KvType type>
@@ -145,23 +88,29 @@ static bool check(const Case& test, uint64_t seed) {
   DeviceArray<float> outScales(static_cast<size_t>(numSequences) * kHeads * kDim / kGroup);
   DeviceArray<int32_t> deviceTable(table), deviceLengths(lengths);
   std::vector<int32_t> sortedTable, steps;
-  for (int s : order) sortedTable.insert(sortedTable.end(), table.begin() + static_cast<size_t>(s) * maxPages, table.begin() + static_cast<size_t>(s + 1) * maxPages);
+  for (int s : order) {
+    const auto row = table.begin() + static_cast<size_t>(s) * maxPages;
+    sortedTable.insert(sortedTable.end(), row, row + maxPages);
+  }
   DeviceArray<int32_t> deviceSortedTable(sortedTable);
   for (int step = 0; step < longest; ++step) steps.insert(steps.end(), numSequences, step + 1);
   DeviceArray<int32_t> deviceSteps(steps);
 
   const KvPool pool = {pages.get(), type, kDim};
   for (int step = 0; step + 1 < longest; ++step) {
-    const Sequences growing = {deviceSortedTable.get(), deviceSteps.get() + static_cast<size_t>(step) * numSequences, numActive[step], maxPages};
+    const int32_t* stepLengths = deviceSteps.get() + static_cast<size_t>(step) * numSequences;
+    const Sequences growing = {deviceSortedTable.get(), stepLengths, numActive[step], maxPages};
     const Bf16* rows = deviceKeyValues.get() + stepStart[step] * kStride;
     if (numActive[step] > 0) {
-      CHECK(ropeAppend(deviceQueries.get(), rows, rows + kDim, kStride, deviceCosSin.get(), pool, growing, rotated.get(), kHeads, 0));
+      CHECK(ropeAppend(deviceQueries.get(), rows, rows + kDim, kStride, deviceCosSin.get(), pool, growing, rotated.get(), kHeads,
+                       nullptr));
     }
   }
   rotated.poison();
   const Sequences sequences = {deviceTable.get(), deviceLengths.get(), numSequences, maxPages};
   const Bf16* rows = deviceKeyValues.get() + lastRows * kStride;
-  CHECK(ropeAppend(deviceQueries.get(), rows, rows + kDim, kStride, deviceCosSin.get(), pool, sequences, rotated.get(), kHeads, 0));
+  CHECK(ropeAppend(deviceQueries.get(), rows, rows + kDim, kStride, deviceCosSin.get(), pool, sequences, rotated.get(), kHeads,
+                   nullptr));
   const Activations activations = {out.get(), outScales.get()};
   CHECK(cudaDeviceSynchronize());
   CHECK(mfaDecode(rotated.get(), pool, sequences, activations, kHeads, workspace.get(), 0));
@@ -206,7 +155,8 @@ static bool check(const Case& test, uint64_t seed) {
     std::vector<float> keys(static_cast<size_t>(length) * kDim), values(keys), exactKeys(keys), exactValues(keys);
     for (int position = 0; position < length; ++position) {
       const size_t at = static_cast<size_t>(position) * kDim;
-      const uint8_t* page = &stored[table[static_cast<size_t>(s) * maxPages + position / kPageTokens] * static_cast<size_t>(Layout::kPageBytes)];
+      const size_t pageId = table[static_cast<size_t>(s) * maxPages + position / kPageTokens];
+      const uint8_t* page = &stored[pageId * Layout::kPageBytes];
       Stored<type>::token(page, position % kPageTokens, &keys[at], &values[at]);
       const Bf16* row = &keyValues[rowOf(sorted, position) * kStride];
       const std::vector<double> key = rotate(row, &cosSin[position * (kDim / 2)]);
@@ -219,7 +169,8 @@ static bool check(const Case& test, uint64_t seed) {
     if (length > 0) {
       storedQuery = Stored<type>::queries(&storedQueries[static_cast<size_t>(s) * Layout::kQueryBytes]);
       for (int head = 0; head < kHeads; ++head) {
-        const std::vector<double> row = rotate(&queries[(static_cast<size_t>(s) * kHeads + head) * kDim], &cosSin[(length - 1) * (kDim / 2)]);
+        const Bf16* query = &queries[(static_cast<size_t>(s) * kHeads + head) * kDim];
+        const std::vector<double> row = rotate(query, &cosSin[(length - 1) * (kDim / 2)]);
         exactQueries.insert(exactQueries.end(), row.begin(), row.end());
       }
     } else {
@@ -248,8 +199,8 @@ static bool check(const Case& test, uint64_t seed) {
   const bool isFp8 = type == KvType::kE4m3;
   const bool isRight = isFinite && isRepeatable && worst < (isFp8 ? 4.5e-2 : 3.2e-2) && worstExcess < (isFp8 ? 3e-2 : 4e-3) &&
                        worstWhole < 1.15 * std::hypot(worst, worstInputs) && worstInputs < (isFp8 ? 0.1 : 1e-2);
-  std::printf("%-5s %-34s %9.2e %9.2e %9.2e %9.2e %s %s\n", isFp8 ? "e4m3" : "bf16", test.name.c_str(), worst, worstExcess, worstInputs, worstWhole,
-              isRepeatable ? "same" : "DIFFERS", isRight ? "ok" : "FAILED");
+  std::printf("%-5s %-34s %9.2e %9.2e %9.2e %9.2e %s %s\n", isFp8 ? "e4m3" : "bf16", test.name.c_str(), worst, worstExcess,
+              worstInputs, worstWhole, isRepeatable ? "same" : "DIFFERS", isRight ? "ok" : "FAILED");
   std::fflush(stdout);
   return isRight;
 }
@@ -279,8 +230,8 @@ int main(int numArguments, char** arguments) {
     for (int i = 0; i < 384; ++i) many.lengths.push_back(1 + random.below(130));
     cases.push_back(many);
   }
-  std::printf("seed %llu; errors |out - ref| / |ref|: against the stored inputs, that beyond the output's rounding, of the stored inputs' own, against the"
-              " exact inputs\n",
+  std::printf("seed %llu; errors |out - ref| / |ref|: against the stored inputs, of that beyond the output's rounding, of the stored\n"
+              "inputs against the exact ones, against the exact inputs\n",
               static_cast<unsigned long long>(seed));
   bool isRight = true;
   for (const Case& test : cases) {
