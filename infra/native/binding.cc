@@ -8,6 +8,19 @@ namespace rally {
 namespace {
 
 constexpr const char* kNoWaiting = "disable_synchronize_execution_providers";
+constexpr const char* kGraphId = "gpu_graph_id";
+constexpr const char* kNoGraph = "-1";
+
+/** Of a key that stands twice the last counts. */
+Owned<OrtRunOptions> run_options(const std::vector<std::string>& configs) {
+  OrtRunOptions* raw = nullptr;
+  check(ort().CreateRunOptions(&raw), "run");
+  Owned<OrtRunOptions> options(raw);
+  for (size_t i = 0; i + 1 < configs.size(); i += 2) {
+    check(ort().AddRunConfigEntry(raw, configs[i].c_str(), configs[i + 1].c_str()), "run");
+  }
+  return options;
+}
 
 Owned<OrtMemoryInfo> memory_info(const char* name, int device) {
   OrtMemoryInfo* info = nullptr;
@@ -84,14 +97,12 @@ Binding::Binding(std::shared_ptr<Session> owner, const std::vector<std::string>&
   OrtIoBinding* raw_binding = nullptr;
   check(ort().CreateIoBinding(session->get(), &raw_binding), "run");
   binding.reset(raw_binding);
-  OrtRunOptions* raw_options = nullptr;
-  check(ort().CreateRunOptions(&raw_options), "run");
-  options.reset(raw_options);
+  std::vector<std::string> configs = run_configs;
   // Whoever runs it waits for the stream, after the copies that follow.
-  if (session->is_on_device()) check(ort().AddRunConfigEntry(raw_options, kNoWaiting, "1"), "run");
-  for (size_t i = 0; i + 1 < run_configs.size(); i += 2) {
-    check(ort().AddRunConfigEntry(raw_options, run_configs[i].c_str(), run_configs[i + 1].c_str()), "run");
-  }
+  if (session->is_on_device()) configs.insert(configs.end(), {kNoWaiting, "1"});
+  options = run_options(configs);
+  configs.insert(configs.end(), {kGraphId, kNoGraph});
+  plain_options = run_options(configs);
 }
 
 void Binding::bind_input(const std::string& name, std::shared_ptr<Tensor> tensor) {
@@ -133,11 +144,11 @@ class Binding::Running {
   std::atomic<bool>& running;
 };
 
-void Binding::enqueue() {
+void Binding::enqueue(const OrtRunOptions* run_options) {
   const Stream& stream = session->stream();
   for (const auto& [from, to] : before) stream.copy(to->data(), from->data(), to->bytes());
   for (const auto& [name, tensor] : host_inputs) check(ort().BindInput(binding.get(), name.c_str(), tensor->get()), "run");
-  check(ort().RunWithBinding(session->get(), options.get(), binding.get()), "run");
+  check(ort().RunWithBinding(session->get(), run_options, binding.get()), "run");
   for (const auto& [from, to] : after) stream.copy(to->data(), from->data(), to->bytes());
 }
 
@@ -151,6 +162,8 @@ void Binding::among_others(Work&& work) {
     return;
   }
   const auto lock = device_calls().alone();
+  // Allocates what the runs that follow, and so the capture, allocate no more.
+  enqueue(plain_options.get());
   work();
   captured_by.push_back(self);
 }

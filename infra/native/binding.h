@@ -66,7 +66,8 @@ class Binding {
   static Copy copy_between(std::shared_ptr<Tensor> from, std::shared_ptr<Tensor> to);
 
   /** On a device this returns before it is done. */
-  void enqueue();
+  void enqueue() { enqueue(options.get()); }
+  void enqueue(const OrtRunOptions* run_options);
   /** Calls `work`, which enqueues and waits, beside others or alone if it may capture. */
   template <typename Work>
   void among_others(Work&& work);
@@ -80,6 +81,8 @@ class Binding {
   std::vector<std::thread::id> captured_by;
   Owned<OrtIoBinding> binding;
   Owned<OrtRunOptions> options;
+  /** The same but for a CUDA graph that is neither captured nor replayed. */
+  Owned<OrtRunOptions> plain_options;
   std::atomic<bool> running{false};
 };
 

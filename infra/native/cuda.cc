@@ -41,6 +41,7 @@ Cuda load() {
   find(library, "cudaEventElapsedTime", found.cudaEventElapsedTime);
   find(library, "cudaEventDestroy", found.cudaEventDestroy);
   find(library, "cudaGetErrorString", found.cudaGetErrorString);
+  find(library, "cudaGetLastError", found.cudaGetLastError);
   return found;
 }
 
@@ -53,6 +54,8 @@ const Cuda& cuda() {
 
 void check_cuda(int status, const char* about) {
   if (status == 0) return;
+  // CUDA keeps it, and ONNX Runtime would take it for the failure of the next kernel that it starts.
+  cuda().cudaGetLastError();
   throw Failure(about, "CUDA failure " + std::to_string(status) + ": " + cuda().cudaGetErrorString(status));
 }
 

@@ -27,6 +27,7 @@ struct Cuda {
   int (*cudaEventElapsedTime)(float* milliseconds, void* from, void* to);
   int (*cudaEventDestroy)(void* event);
   const char* (*cudaGetErrorString)(int status);
+  int (*cudaGetLastError)();
 };
 
 /** Throws a Failure "provider" where there is none. */

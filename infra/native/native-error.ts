@@ -7,12 +7,20 @@ const OUT_OF_MEMORY =
 
 /**
  * CUDA's errors after which a process can use the device no more: faults of a kernel (7xx), of the memory itself (214, 220, 226) and of
- * what came after them. Not among them: a launch that was refused (701), and orders that were wrong (704 to 708, 711 to 713).
+ * what came after them. Not among them: a launch that was refused (701), and orders that were wrong (704 to 708, 711 to 713). ONNX
+ * Runtime names some by their numbers, some by their names.
  */
-const DEVICE_LOST = /CUDA failure (214|220|226|700|702|709|710|714|715|716|717|718|719|721|999):/;
+const DEVICE_LOST = new RegExp(
+  [
+    "CUDA failure (214|220|226|700|702|709|710|714|715|716|717|718|719|721|999):",
+    "cudaError(ECCUncorrectable|NvlinkUncorrectable|Contained|IllegalAddress|LaunchTimeout|ContextIsDestroyed|Assert)\\b",
+    "cudaError(HardwareStackError|IllegalInstruction|MisalignedAddress|InvalidAddressSpace|InvalidPc|LaunchFailure)\\b",
+    "cudaErrorUnknown\\b",
+  ].join("|"),
+);
 
 /** An operator whose kernels were built for other GPUs. */
-const OTHER_GPU = /CUDA failure (209|222):/;
+const OTHER_GPU = /CUDA failure (209|222):|cudaError(NoKernelImageForDevice|UnsupportedPtxVersion)\b/;
 
 /** What the addon threw, as the error that the caller of a Session expects. */
 export function nativeError(thrown: unknown, graphFile: string): RallyError {

@@ -13,6 +13,10 @@ std::string option(const SessionSettings& settings, const char* name, const char
   return value;
 }
 
+bool wants_cuda_graphs(const SessionSettings& settings) {
+  return option(settings, "enable_cuda_graph", "0") == "1";
+}
+
 /** Negative: no device. */
 int device_of(const SessionSettings& settings) {
   if (settings.provider == "cpu") return -1;
@@ -52,6 +56,8 @@ Owned<OrtSessionOptions> options_of(const SessionSettings& settings, const Strea
   for (const auto& library : settings.custom_op_libraries) {
     check(ort().RegisterCustomOpsLibrary_V2(raw, library.c_str()), "library");
   }
+  // A run that follows the memory pattern of the one before allocates one large block, which no capture allows.
+  if (wants_cuda_graphs(settings)) check(ort().DisableMemPattern(raw), "graph");
   if (stream.is_on_device()) {
     add_cuda(raw, settings.provider_options, stream);
   } else if (!settings.provider_options.empty()) {
@@ -78,7 +84,7 @@ std::vector<std::string> names(const OrtSession* session, size_t count, GetName 
 }  // namespace
 
 Session::Session(const SessionSettings& settings)
-    : own_stream(device_of(settings)), has_cuda_graphs(option(settings, "enable_cuda_graph", "0") == "1") {
+    : own_stream(device_of(settings)), has_cuda_graphs(wants_cuda_graphs(settings)) {
   const auto lock = device_calls().beside_others();
   OrtSession* raw = nullptr;
   check(ort().CreateSession(ort_env(), settings.graph_file.c_str(), options_of(settings, own_stream).get(), &raw), "graph");
