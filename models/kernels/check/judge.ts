@@ -1,6 +1,7 @@
 /** How far a result may be from the reference: |found - expected| ≤ absolute + relative × |expected|. */
 export interface Tolerance {
-  readonly absolute: number;
+  /** The same for all values, or each value's own. */
+  readonly absolute: number | Float64Array;
   readonly relative: number;
 }
 
@@ -16,11 +17,12 @@ export function judge(name: string, found: ArrayLike<number>, expected: Float64A
   if (found.length !== expected.length) {
     return { error: Infinity, mismatch: `${name} has ${found.length} values, expected ${expected.length}` };
   }
+  const { absolute, relative } = tolerance;
   let error = 0;
   let mismatch: string | undefined;
   for (let i = 0; i < expected.length; i++) {
     const [value, right] = [found[i] as number, expected[i] as number];
-    const allowed = tolerance.absolute + tolerance.relative * Math.abs(right);
+    const allowed = (typeof absolute === "number" ? absolute : (absolute[i] as number)) + relative * Math.abs(right);
     const off = Math.abs(value - right);
     if (!(off <= allowed)) mismatch ??= `${name}[${i}] is ${value}, expected ${right} ± ${allowed.toPrecision(3)}`;
     error = Number.isNaN(off) ? Infinity : Math.max(error, off === 0 ? 0 : off / allowed);
@@ -54,7 +56,7 @@ export function rms(values: Float64Array): number {
 }
 
 /** bf16 keeps 8 bits; what sums behind it is off by much less than the values' usual size. */
-export function bf16Tolerance(expected: Float64Array): Tolerance {
+export function bf16Tolerance(expected: Float64Array): { readonly absolute: number; readonly relative: number } {
   return { relative: 2 ** -8 * 1.01, absolute: 0.01 * rms(expected) };
 }
 

@@ -4,10 +4,11 @@
 export function multiply(x: Float64Array, weight: Float64Array, k: number): Float64Array {
   const [numTokens, n] = [x.length / k, weight.length / k];
   const y = new Float64Array(numTokens * n);
-  for (let t = 0; t < numTokens; t++) {
-    for (let row = 0; row < n; row++) {
+  for (let row = 0; row < n; row++) {
+    const weights = weight.subarray(row * k, (row + 1) * k);
+    for (let t = 0; t < numTokens; t++) {
       let sum = 0;
-      for (let i = 0; i < k; i++) sum += (x[t * k + i] as number) * (weight[row * k + i] as number);
+      for (let i = 0, at = t * k; i < k; i++, at++) sum += (x[at] as number) * (weights[i] as number);
       y[t * n + row] = sum;
     }
   }
@@ -85,21 +86,23 @@ export function silu(x: number): number {
 export function unpackTiles<T extends Uint8Array | Float64Array>(tiles: T, n: number, k: number): T {
   const rows = tiles.slice() as T;
   for (let row = 0; row < n; row++) {
-    for (let i = 0; i < k; i++) rows[row * k + i] = tiles[tileOffset(row, i, k)] as number;
+    const firstTile = (row >> 7) * (k / 128);
+    const r = row % 128;
+    for (let i = 0; i < k; i++) {
+      const inTile = r * 128 + ((((i % 128) >> 4) ^ (r % 8)) << 4) + (i % 16);
+      rows[row * k + i] = tiles[(firstTile + (i >> 7)) * 16_384 + inTile] as number;
+    }
   }
   return rows;
 }
 
-function tileOffset(row: number, column: number, k: number): number {
-  const tile = Math.floor(row / 128) * (k / 128) + Math.floor(column / 128);
-  const [r, c] = [row % 128, column % 128];
-  return tile * 16_384 + r * 128 + ((c >> 4) ^ (r % 8)) * 16 + (c % 16);
-}
-
-/** Multiplies weights [n, k] by the scale of each square of 128. */
+/** Multiplies weights [n, k] by the scale of each square of 128, in place. */
 export function scaleSquares(weight: Float64Array, scales: Float32Array, k: number): Float64Array {
-  return weight.map((value, i) => {
-    const [row, column] = [Math.floor(i / k), i % k];
-    return value * (scales[Math.floor(row / 128) * (k / 128) + Math.floor(column / 128)] as number);
-  });
+  for (let row = 0, at = 0; at < weight.length; row++) {
+    const first = (row >> 7) * (k / 128);
+    for (let i = 0; i < k; i++, at++) {
+      weight[at] = (weight[at] as number) * (scales[first + (i >> 7)] as number);
+    }
+  }
+  return weight;
 }

@@ -46,7 +46,12 @@ cudaError_t expertFfn(Activations x, const int32_t* expertIds, const float* expe
         middle[static_cast<size_t>(t) * inter + i] = row[0] / (1 + std::exp(-row[0])) * row[64];
       }
     }
-    const auto result = multiply(middle, down, numTokens, hidden, inter);
+    // Between the products the kernel narrows to e4m3, too.
+    std::vector<E4m3> narrow(middle.size());
+    std::vector<float> narrowScales(middle.size() / kGroup);
+    const Activations between = {narrow.data(), narrowScales.data()};
+    quantise(middle, between, numTokens, inter);
+    const auto result = multiply(dequantise(between, numTokens, inter), down, numTokens, hidden, inter);
     for (int t = 0; t < numTokens; t++) {
       float weight = local == sharedLocal ? 1.0f : 0.0f;
       for (int k = 0; k < topK; k++) {
