@@ -1,14 +1,16 @@
 import type { KvKind, PlannedModel } from "./planned-model.ts";
 
 /** Of one GPU. */
-export interface MemoryLimits {
+export interface GpuLimits {
   readonly gpuBytes: number;
   /** For activations, workspaces, graphs and the CUDA context. */
   readonly reservedBytes: number;
+  /** Of its own network adapter, in each direction. */
+  readonly networkGbps: number;
 }
 
-/** An H100 sold as 80 GB. */
-export const H100_80GB: MemoryLimits = { gpuBytes: 80e9, reservedBytes: 4e9 };
+/** An H100 sold as 80 GB, with an adapter of 400 Gb/s for each GPU. */
+export const H100_80GB: GpuLimits = { gpuBytes: 80e9, reservedBytes: 4e9, networkGbps: 400 };
 
 /** Tokens of a KV page. */
 const PAGE_TOKENS = 64;
@@ -33,6 +35,6 @@ export function numLayersOf(model: PlannedModel): number {
   return model.numMoeLayers + model.numDenseLayers;
 }
 
-export function fits(bytes: number, { gpuBytes, reservedBytes }: MemoryLimits): boolean {
+export function fits(bytes: number, { gpuBytes, reservedBytes }: GpuLimits): boolean {
   return bytes + reservedBytes <= gpuBytes;
 }

@@ -6,6 +6,7 @@ export type KvKind = "fp8" | "bf16";
 /** What a plan must know of a model: how often each stage runs and what it keeps in memory. Weights are in FP8, a byte each. */
 export interface PlannedModel {
   readonly name: "step3" | "dsv3";
+  readonly hiddenSize: number;
   readonly numMoeLayers: number;
   readonly numDenseLayers: number;
   /** Routed. Every token also visits one shared expert of the same size. */
@@ -31,6 +32,7 @@ function plannedStep3(config: ModelConfig): PlannedModel {
   const parameters = hiddenSize * (shareQDim + 2 * headDim) + shareQDim * heads + heads * hiddenSize;
   return {
     name: "step3",
+    hiddenSize,
     numMoeLayers: layerKinds.filter((kind) => kind === "moe").length,
     numDenseLayers: layerKinds.filter((kind) => kind === "dense").length,
     numExperts: config.numExperts,
@@ -57,6 +59,7 @@ const DSV3_LINEARS = DSV3_HIDDEN * (1536 + DSV3_LATENT) + 1536 * DSV3_HEADS * 19
 /** Multi-head latent attention, 128 heads, absorbed: the per-head halves of the key and value projections stay in bf16. */
 export const DEEPSEEK_V3: PlannedModel = {
   name: "dsv3",
+  hiddenSize: DSV3_HIDDEN,
   numMoeLayers: 58,
   numDenseLayers: 3,
   numExperts: 256,

@@ -4,7 +4,7 @@ import {
   fits,
   H100_80GB,
   kvBytes,
-  type MemoryLimits,
+  type GpuLimits,
   numLayersOf,
 } from "./memory.ts";
 import type { KvKind, PlannedModel } from "./planned-model.ts";
@@ -38,8 +38,10 @@ export interface Projection extends Deployment, Load {
   readonly isFfnMeasured: boolean;
   readonly tpotMs: number;
   readonly tokensPerSecondPerGpu: number;
-  /** ASSUMED, not measured: a transfer in one direction takes at most this, so that the pipeline hides it. */
+  /** ASSUMED, not measured: a micro-batch's transfers of a layer, there and back, take at most this, so that the pipeline hides them. */
   readonly hiddenTransferUs: number;
+  /** What the busiest GPU's network must carry for that: every FFN server gets every token in FP8 and answers in bf16. */
+  readonly networkGbps: number;
   readonly attentionBytes: number;
   readonly ffnBytes: number;
   /** Whether both sides stay within their memory. */
@@ -57,7 +59,7 @@ export function project(
   deployment: Deployment,
   load: Load,
   batch: number,
-  limits: MemoryLimits = H100_80GB,
+  limits: GpuLimits = H100_80GB,
 ): Projection {
   const { attentionServers, ffnServers } = deployment;
   const { microBatches, kv, contextLength } = load;
@@ -69,6 +71,9 @@ export function project(
   const layerUs = (ffn: number) => Math.max(microBatches * Math.max(attentionUs, ffn), attentionUs + ffn);
   const headUs = microBatches * timeAt(times.head, batch, "the head");
   const tokenUs = model.numMoeLayers * layerUs(share.us) + model.numDenseLayers * layerUs(denseUs) + headUs;
+  const hiddenUs = Math.max(0, layerUs(share.us) - attentionUs - share.us);
+  // An attention GPU talks to one GPU of each FFN server, and the other way round.
+  const busiestTokens = batch * Math.max(attentionServers, ffnServers);
   const sequences = tokens * microBatches;
   const gpus = attentionGpus + ffnGpus;
   const attentionBytes = attentionWeightBytes(model) + kvBytes(model, kv, microBatches * batch, contextLength);
@@ -84,7 +89,8 @@ export function project(
     isFfnMeasured: share.weights === times.weightsPerPoint,
     tpotMs: tokenUs / 1000,
     tokensPerSecondPerGpu: tokensPerSecondPerGpu(sequences, tokenUs / 1000, gpus),
-    hiddenTransferUs: Math.max(0, (layerUs(share.us) - attentionUs - share.us) / 2),
+    hiddenTransferUs: hiddenUs,
+    networkGbps: (busiestTokens * 3 * model.hiddenSize * 8) / 1000 / hiddenUs,
     attentionBytes,
     ffnBytes,
     fits: fits(attentionBytes, limits) && fits(ffnBytes, limits),
@@ -109,14 +115,14 @@ function ffnShare(model: PlannedModel, times: StageTimes, tokens: number, ffnGpu
 /** Batches are multiples of this, as kernels like them. */
 const BATCH_STEP = 4;
 
-/** The batch with the most tokens per second under `tpotMs` that fits in memory; undefined if none does. */
+/** The batch with the most tokens per second under `tpotMs` that memory and network allow; undefined if there is none. */
 export function bestBatch(
   model: PlannedModel,
   times: StageTimes,
   deployment: Deployment,
   load: Load,
   tpotMs: number,
-  limits?: MemoryLimits,
+  limits: GpuLimits = H100_80GB,
 ): Projection | undefined {
   const { attentionServers, ffnServers } = deployment;
   const { topK, numExperts } = model;
@@ -131,7 +137,7 @@ export function bestBatch(
   let best: Projection | undefined;
   for (let batch = BATCH_STEP; batch <= most; batch += BATCH_STEP) {
     const found = project(model, times, deployment, load, batch, limits);
-    if (!found.fits || found.tpotMs > tpotMs) continue;
+    if (!found.fits || found.tpotMs > tpotMs || found.networkGbps > limits.networkGbps) continue;
     if (best === undefined || found.tokensPerSecondPerGpu > best.tokensPerSecondPerGpu) best = found;
   }
   return best;
@@ -144,7 +150,7 @@ export function bestDeployment(
   load: Load,
   tpotMs: number,
   mostServers: number,
-  limits?: MemoryLimits,
+  limits?: GpuLimits,
 ): Projection | undefined {
   let best: Projection | undefined;
   for (let ffnServers = 1; ffnServers <= mostServers; ffnServers++) {
@@ -176,7 +182,7 @@ export function projectColocated(
   load: Load,
   batch: number,
   expertsPerGpu: number,
-  limits: MemoryLimits = H100_80GB,
+  limits: GpuLimits = H100_80GB,
 ): ColocatedProjection {
   const { microBatches, kv, contextLength } = load;
   const attentionUs = numLayersOf(model) * timeAt(times.attention, batch, "the attention stage");

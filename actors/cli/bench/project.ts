@@ -133,11 +133,11 @@ export function projectionTable(projected: readonly Projected[], { tpotMs }: { r
     return rows;
   });
   return [
-    row(["", "by", "", "batch", "attn µs", "FFN µs", "TPOT ms", "tok/s/GPU", "GB A/F", "hides µs"]),
+    row(["", "by", "", "batch", "attn µs", "FFN µs", "TPOT ms", "tok/s/GPU", "GB A/F", "net Gb/s"]),
     ...lines,
     "",
     `PROJECTED from measured stage times, ${MICRO_BATCHES} micro-batches, at most ${tpotMs} ms per token. ASSUMED, not measured: transfers`,
-    "of up to 'hides' µs in each direction cost nothing, routing is even, sampling and scheduling on the CPU keep up.",
+    "cost nothing, which takes a network of 'net' per GPU in each direction; routing is even; sampling and scheduling on the CPU keep up.",
     "dsv3 'as' a maker: DeepSeek-V3's floors at the share of the floor that the maker reaches for Step-3. EP128: attention and",
     "experts on every GPU, two micro-batches, routing even, as DeepSeek profiled it.",
     "batch: sequences of a micro-batch on each attention GPU. A ~ marks an FFN time scaled from another number of experts per GPU.",
@@ -145,7 +145,7 @@ export function projectionTable(projected: readonly Projected[], { tpotMs }: { r
 }
 
 function cellsOf(projection: Projection): string[] {
-  const { batch, attentionUs, ffnUs, isFfnMeasured, tpotMs, tokensPerSecondPerGpu, hiddenTransferUs } = projection;
+  const { batch, attentionUs, ffnUs, isFfnMeasured, tpotMs, tokensPerSecondPerGpu, networkGbps } = projection;
   return [
     deploymentOf(projection),
     String(batch),
@@ -154,7 +154,7 @@ function cellsOf(projection: Projection): string[] {
     tpotMs.toFixed(1),
     tokensPerSecondPerGpu.toFixed(0),
     `${gigabytes(projection.attentionBytes)}/${gigabytes(projection.ffnBytes)}`,
-    hiddenTransferUs.toFixed(0),
+    networkGbps.toFixed(0),
   ];
 }
 

@@ -1,5 +1,5 @@
 import type { BenchGraph } from "./bench-graph.ts";
-import { type KvSample, kvInputs, numPages, PAGE_TOKENS, rotatedBytes, ROPE_ATTRIBUTES } from "./kv.ts";
+import { type KvSample, kvInputs, numPages, PAGE_TOKENS, rotatedBytes, ropeAttributes } from "./kv.ts";
 import {
   activationBytes,
   activationInputs,
@@ -170,7 +170,7 @@ function ropeAppend(context: AttentionContext): Part {
           graph.input(`fused_${set}`, "bf16", [batch, stride], patterns.bf16());
         }
         const inputs = [`query_${set}`, `fused_${set}`, "kv_cos_sin", "kv_pool", "kv_table", "kv_lengths"];
-        graph.own("RopeAppend", inputs, [`rotated_${unit}`], ROPE_ATTRIBUTES(config, kv));
+        graph.own("RopeAppend", inputs, [`rotated_${unit}`], ropeAttributes(config, kv));
         graph.output(`rotated_${unit}`, "u8", [batch, rotatedBytes(config, kv)]);
       }),
   };
@@ -194,7 +194,7 @@ function attention(context: AttentionContext, sample: KvSample): Part {
         }
         if (unit === set) kvInputs(graph, context, `kv${set}`, sample);
         const cache = [`kv${set}_pool`, `kv${set}_table`, `kv${set}_lengths`];
-        const { num_heads, head_dim, kv_type } = ROPE_ATTRIBUTES(config, kv);
+        const { num_heads, head_dim, kv_type } = ropeAttributes(config, kv);
         const outputs = [`data_${unit}`, `scales_${unit}`];
         graph.own("MfaDecode", ["rotated", ...cache, "workspace"], outputs, { num_heads, head_dim, kv_type });
         quantisedOutputs(graph, unit, batch, heads);

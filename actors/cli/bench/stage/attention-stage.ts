@@ -1,6 +1,6 @@
 import { NUM_PARTIALS } from "./attention-parts.ts";
 import { BenchGraph } from "./bench-graph.ts";
-import { angles, type KvSample, kvInputs, numPages, ROPE_ATTRIBUTES } from "./kv.ts";
+import { angles, type KvSample, kvInputs, numPages, ropeAttributes } from "./kv.ts";
 import { type AttentionContext, EPSILON, GROUP, type Part, weightInputs, workspaceInput } from "./part.ts";
 
 /** Layers in the graph: 170 MB of weights each, besides the KV cache of each. */
@@ -39,7 +39,7 @@ function build(context: AttentionContext, sample: KvSample): BenchGraph {
     graph.own("Fp8Gemm", addend === undefined ? inputs : [...inputs, addend], [y]);
   };
   const norm = (name: string, width: number) => graph.input(name, "bf16", [width], patterns.bf16());
-  const attributes = ROPE_ATTRIBUTES(config, kv);
+  const attributes = ropeAttributes(config, kv);
   const { num_heads, head_dim, kv_type } = attributes;
 
   let residual = "residual";

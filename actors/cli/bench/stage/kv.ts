@@ -23,7 +23,7 @@ export function rotatedBytes({ numHeads, headDim }: ModelConfig, kv: KvKind): nu
   return numHeads * (kv === "fp8" ? headDim + 4 : 2 * headDim);
 }
 
-export function ROPE_ATTRIBUTES({ numHeads, headDim, shareQDim }: ModelConfig, kv: KvKind) {
+export function ropeAttributes({ numHeads, headDim, shareQDim }: ModelConfig, kv: KvKind) {
   return {
     num_heads: numHeads,
     head_dim: headDim,
@@ -54,7 +54,7 @@ export function sampleKv(place: Place, context: AttentionContext): KvSample {
   graph.input("query", "bf16", [batch, numHeads * headDim], patterns.bf16());
   graph.input("fused", "bf16", [batch, shareQDim + 2 * headDim], patterns.bf16());
   const inputs = ["query", "fused", "kv_cos_sin", "kv_pool", "kv_table", "kv_lengths"];
-  graph.own("RopeAppend", inputs, ["rotated"], ROPE_ATTRIBUTES(config, kv));
+  graph.own("RopeAppend", inputs, ["rotated"], ropeAttributes(config, kv));
   graph.output("rotated", "u8", [batch, rotatedBytes(config, kv)]);
   return withGraph(place, graph, false, ({ inputs: fed, outputs, binding }) => {
     for (let length = 1; length <= PAGE_TOKENS; length++) {

@@ -27,7 +27,7 @@ describe("rally bench --project", () => {
     const path = await file("all.json", { device: "x", measurements });
     const { status, stdout } = await rally(COMMANDS, ["bench", "--project", path, "--servers", "2"]);
     expect(status).toBe(0);
-    expect(stdout).toMatch(/^step3 fp8 4K +rally +2A2F +128 +272 +272 +49\.8 +3857 +63\/27 +136$/m);
+    expect(stdout).toMatch(/^step3 fp8 4K +rally +2A2F +128 +272 +272 +49\.8 +3857 +63\/27 +162$/m);
     expect(stdout).toContain("ASSUMED, not measured");
   });
 
