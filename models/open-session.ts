@@ -5,7 +5,7 @@ import { openOrtSession } from "../infra/ort-session.ts";
 import type { OpenSession } from "../infra/session.ts";
 import { cacheFolder } from "../infra/settings.ts";
 import type { OpenOptions } from "./family.ts";
-import { kernelsFile } from "./kernels/build.ts";
+import { type KernelKind, kernelsFile } from "./kernels/build.ts";
 
 /** f32 is f32: by default ONNX Runtime lets matrix products on a GPU round their inputs to 10 bits. */
 const CUDA_OPTIONS = { use_tf32: "0", arena_extend_strategy: "kSameAsRequested" };
@@ -25,29 +25,41 @@ export function openCudaSession(
   return NativeSession.open(graphFile, { ...options, provider: "cuda", providerOptions: CUDA_OPTIONS });
 }
 
+/** Graphs are opened so that their tensors stay on the GPU. */
+export interface DeviceOpener {
+  readonly open: (graphFile: string) => NativeSession;
+  /** The operators' library, if any were asked for. */
+  readonly library: string | undefined;
+}
+
 /**
- * How graphs are opened whose tensors stay on the GPU, or undefined where that cannot be: on the CPU as a matter of course, and on a
- * GPU without what `rally gpu setup` builds, of which `warn` is told.
+ * How graphs are opened whose tensors stay on the GPU, with the operators of `kernels` if given. Undefined where that cannot be: on the
+ * CPU as a matter of course, and on a GPU without what `rally gpu setup` builds, of which `warn` is told.
  */
 export function deviceOpener(
   { provider = "cpu", numThreads, warn = () => undefined }: OpenOptions,
-  needs: { readonly kernels: boolean },
-): ((graphFile: string) => NativeSession) | undefined {
+  kernels?: KernelKind,
+): DeviceOpener | undefined {
   if (provider === "cpu") return undefined;
   const cacheDir = cacheFolder();
   if (!existsSync(addonFile(cacheDir))) {
-    warn(
-      "rally gpu setup has not built the native addon: onnxruntime-node computes on the GPU, and copies every tensor there and back",
-    );
+    warn(`rally gpu setup has not built the native addon: ${WITHOUT_ADDON}`);
     return undefined;
   }
-  const kernels = needs.kernels ? kernelsFile(cacheDir, "f32") : undefined;
-  if (kernels !== undefined && !existsSync(kernels)) {
-    warn(
-      "rally gpu setup has not built the CUDA kernels: keys and values stay in host memory and are copied at each step",
-    );
+  const library = kernels === undefined ? undefined : kernelsFile(cacheDir, kernels);
+  if (kernels !== undefined && library !== undefined && !existsSync(library)) {
+    warn(`rally gpu setup has not built the CUDA kernels (${kernels}): ${WITHOUT_KERNELS[kernels]}`);
     return undefined;
   }
-  const customOpLibraries = kernels === undefined ? [] : [kernels];
-  return (graphFile) => openCudaSession(graphFile, { numThreads, cudaGraph: true, customOpLibraries });
+  const customOpLibraries = library === undefined ? [] : [library];
+  return {
+    library,
+    open: (graphFile) => openCudaSession(graphFile, { numThreads, cudaGraph: true, customOpLibraries }),
+  };
 }
+
+const WITHOUT_ADDON = "onnxruntime-node computes on the GPU, and copies every tensor there and back";
+const WITHOUT_KERNELS: Readonly<Record<KernelKind, string>> = {
+  hopper: "it computes in f32 instead of FP8",
+  f32: "keys and values stay in host memory and are copied at each step",
+};

@@ -42,6 +42,7 @@ export function appLayer({ packageRoot, builtFolders }: BundleSources): BundleEn
     ...["infra/native", "models/kernels"].flatMap((name) =>
       folder(path.join(packageRoot, name), name, (file) => /\.(cu|cc|h)$/.test(file)),
     ),
+    ...folder(path.join(packageRoot, "test/chaos"), "test/chaos"),
     ...builtFolders.flatMap((built) => folder(built, `cache/${path.basename(built)}`)),
     { target: "node_modules", link: "../base/node_modules" },
     { target: "models/step3-tiny", link: "../../base/models/step3-tiny" },

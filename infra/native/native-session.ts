@@ -20,7 +20,7 @@ export interface NativeOptions extends SessionOptions {
 }
 
 /** From one tensor to another of as many bytes; host memory from `allocate(…, "host")` is copied without waiting. */
-type Copy = readonly [from: NativeTensor, to: NativeTensor];
+export type Copy = readonly [from: NativeTensor, to: NativeTensor];
 
 export interface BindOptions {
   /** As ONNX Runtime names them, e.g. `gpu_graph_id`. */

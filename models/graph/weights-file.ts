@@ -20,15 +20,23 @@ export class WeightsFile {
   }
 
   append(values: Float32Array): ExternalData {
+    return this.appendBytes(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+  }
+
+  /** Parts of one tensor, as they are. */
+  appendBytes(...parts: readonly Uint8Array[]): ExternalData {
     // Cache lines; ONNX Runtime itself asks for no alignment.
     const offset = Math.ceil(this.#length / 64) * 64;
-    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
-    for (let done = 0; done < bytes.length;) {
-      const part = bytes.subarray(done, done + 2 ** 30);
-      done += writeSync(this.#descriptor, part, 0, part.length, offset + done);
+    let end = offset;
+    for (const bytes of parts) {
+      for (let done = 0; done < bytes.length;) {
+        const some = bytes.subarray(done, done + 2 ** 30);
+        done += writeSync(this.#descriptor, some, 0, some.length, end + done);
+      }
+      end += bytes.length;
     }
-    this.#length = offset + bytes.length;
-    return { file: WEIGHTS_FILE, offset, length: bytes.length };
+    this.#length = end;
+    return { file: WEIGHTS_FILE, offset, length: end - offset };
   }
 
   close(): void {

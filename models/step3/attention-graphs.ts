@@ -43,16 +43,21 @@ export type AttentionWeights = ReturnType<Step3Weights["attention"]>;
 function project(config: ModelConfig, weights: AttentionWeights, file: WeightsFile): Uint8Array {
   const graph = new OnnxGraph("project");
   graph.input("hidden", "f32", ["tokens", config.hiddenSize]);
-  graph.blocks(writeProjection(graph, config, weights, file), "projected");
+  const cut = (input: string, widths: readonly number[], outputs: readonly string[]) => {
+    graph.integers("widths", widths);
+    graph.node("Split", [input, "widths"], outputs, { axis: -1 });
+  };
+  graph.blocks(writeProjection(graph, config, weights, file, cut), "projected");
   return graph.finish();
 }
 
-/** From `hidden` to `query` [tokens, numHeads * headDim] and `key_value` [tokens, 2 headDim]. */
+/** `cut` takes the columns of a matrix apart. From `hidden` to `query` [tokens, numHeads * headDim] and `key_value` [tokens, 2 headDim]. */
 export function writeProjection(
   graph: OnnxGraph,
   config: ModelConfig,
   weights: AttentionWeights,
   file: WeightsFile,
+  cut: (input: string, widths: readonly number[], outputs: readonly string[]) => void,
 ): readonly [query: string, keyValue: string] {
   const { hiddenSize, shareQDim, numHeads, headDim, rmsNormEps } = config;
   graph.rmsNorm("hidden", weights.inputNorm, rmsNormEps, "normed");
@@ -64,8 +69,7 @@ export function writeProjection(
   fused.set(weights.value, (shareQDim + headDim) * hiddenSize);
   graph.weight("down", "f32", [hiddenSize, width], file.appendTransposed(fused, hiddenSize));
   graph.node("MatMul", ["normed", "down"], ["low_key_value"]);
-  graph.integers("widths", [shareQDim, 2 * headDim]);
-  graph.node("Split", ["low_key_value", "widths"], ["low", "key_value"], { axis: -1 });
+  cut("low_key_value", [shareQDim, 2 * headDim], ["low", "key_value"]);
   graph.rmsNorm("low", weights.interNorm, rmsNormEps, "low_normed");
   graph.weight("up", "f32", [shareQDim, numHeads * headDim], file.appendTransposed(weights.qUp, shareQDim));
   return [graph.node("MatMul", ["low_normed", "up"], ["query"]), "key_value"];

@@ -1,6 +1,7 @@
 import path from "node:path";
 import { setImmediate } from "node:timers/promises";
 import type { Binding } from "../../infra/native/binding.ts";
+import type { ElementType } from "../../infra/native/elements.ts";
 import type { NativeSession } from "../../infra/native/native-session.ts";
 import type { NativeTensor } from "../../infra/native/native-tensor.ts";
 import { assert } from "../../infra/errors.ts";
@@ -21,8 +22,24 @@ export interface DeviceAttentionOptions {
   readonly embedding: Float32Array;
   /** With the operators of `models/kernels`. */
   readonly open: (graphFile: string) => NativeSession;
+  readonly layout: DeviceLayout;
   /** Tokens that all caches together hold at most, in so many sequences. */
   readonly kvRoom: { readonly numTokens: number; readonly numSequences: number };
+}
+
+/** What the graphs' operators keep in the device's memory besides weights. */
+export interface DeviceLayout {
+  /** Of the KV pool. */
+  readonly type: ElementType;
+  /** Of one page. */
+  readonly pageDims: readonly number[];
+  /** Inputs of this name, of so many bytes, are all layers'. */
+  readonly workspaces: Readonly<Record<string, number>>;
+}
+
+/** As `f32-attention.h` has pages: keys, then values. */
+export function f32Layout({ headDim }: ModelConfig): DeviceLayout {
+  return { type: "f32", pageDims: [2, PAGE_TOKENS, headDim], workspaces: {} };
 }
 
 interface DevicePass extends Pass {
@@ -40,7 +57,8 @@ export class DeviceAttentionStages implements AttentionStages {
   readonly pages: PagePool;
   readonly #embedding: Float32Array;
   readonly #layers: readonly NativeSession[];
-  readonly #pools: readonly NativeTensor[]; // [numPages, 2, PAGE_TOKENS, headDim] each
+  readonly #pools: readonly NativeTensor[]; // [numPages, ...pageDims] each
+  readonly #workspaces: Readonly<Record<string, NativeTensor>>;
   readonly #cosSin: NativeTensor;
   readonly #head: NativeSession;
   readonly #headRows: Mirror;
@@ -50,7 +68,7 @@ export class DeviceAttentionStages implements AttentionStages {
   readonly #tiles: DeviceTile[] = [];
   #logits = new Float32Array(0);
 
-  constructor({ config, graphDir, embedding, open, kvRoom }: DeviceAttentionOptions) {
+  constructor({ config, graphDir, embedding, open, layout, kvRoom }: DeviceAttentionOptions) {
     this.config = config;
     this.#embedding = embedding;
     const { contextLength, headDim, hiddenSize, vocabSize } = config;
@@ -58,8 +76,16 @@ export class DeviceAttentionStages implements AttentionStages {
     const numPages = Math.ceil(Math.max(kvRoom.numTokens, contextLength) / PAGE_TOKENS) + kvRoom.numSequences;
     this.pages = new PagePool(numPages);
     this.#layers = config.layerKinds.map((_, layer) => open(path.join(graphDir, deviceLayerGraph(layer))));
-    this.#pools = this.#layers.map((session) => session.allocate("f32", [numPages, 2, PAGE_TOKENS, headDim]));
+    const zeroed = (session: NativeSession, type: ElementType, dims: readonly number[]) => {
+      const tensor = session.allocate(type, dims);
+      tensor.fillWith(new Uint8Array(8));
+      return tensor;
+    };
+    this.#pools = this.#layers.map((session) => zeroed(session, layout.type, [numPages, ...layout.pageDims]));
     this.#head = open(path.join(graphDir, DEVICE_HEAD_GRAPH));
+    this.#workspaces = Object.fromEntries(
+      Object.entries(layout.workspaces).map(([name, bytes]) => [name, zeroed(this.#head, "u8", [bytes])]),
+    );
     this.#cosSin = this.#head.allocate("f32", [contextLength, headDim / 2, 2]);
     this.#cosSin.upload(new Rope(config).pairs());
     this.#headRows = mirror(this.#head, [HEAD_ROWS, hiddenSize]);
@@ -158,14 +184,20 @@ export class DeviceAttentionStages implements AttentionStages {
       device.release();
       host.release();
     }
-    for (const each of [...this.#tiles, ...this.#pools, this.#cosSin, ...this.#layers, this.#head]) each.release();
+    const tensors = [...this.#pools, ...Object.values(this.#workspaces), this.#cosSin];
+    for (const each of [...this.#tiles, ...tensors, ...this.#layers, this.#head]) each.release();
   }
 
   /** Tiles belong to a cache, as it has one pass at a time. */
   #take(kv: PagedCache, count: number): readonly DeviceTile[] {
     const tiles = this.#tilesOf.get(kv);
     assert(tiles !== undefined, "the cache was made here");
-    const ports: TilePorts = { config: this.config, layers: this.#layers, pools: this.#pools, cosSin: this.#cosSin };
+    const ports: TilePorts = {
+      config: this.config,
+      layers: this.#layers,
+      pools: this.#pools,
+      shared: { cos_sin: this.#cosSin, ...this.#workspaces },
+    };
     while (tiles.length < count) {
       const tile = new DeviceTile(ports, this.#tiles.length + 1);
       tiles.push(tile);

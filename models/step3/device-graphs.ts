@@ -20,7 +20,7 @@ export const HEAD_ROWS = 16;
 export const PAGE_TOKENS = 64;
 
 /** Grows whenever the graphs below change, so that cached ones of an older writer are not used. */
-export const DEVICE_GRAPHS_VERSION = 1;
+export const DEVICE_GRAPHS_VERSION = 2;
 
 export const deviceLayerGraph = (layer: number) => `layer-${layer}-device.onnx`;
 export const DEVICE_HEAD_GRAPH = "head.onnx";
@@ -71,12 +71,39 @@ function attention(
   graph.input("pool", "f32", ["pages", 2, PAGE_TOKENS, headDim]);
   graph.input("page_table", "i32", [DEVICE_ROWS, "max_pages"]);
   graph.input("lengths", "i32", [DEVICE_ROWS]);
-  const [query, keyValue] = writeProjection(graph, config, weights, file);
+  const cut = (input: string, widths: readonly number[], outputs: readonly string[]) =>
+    sliceColumns(graph, input, widths, outputs);
+  const [query, keyValue] = writeProjection(graph, config, weights, file, cut);
   const attributes = { num_heads: numHeads, head_dim: headDim };
   graph.own("RopeAppendF32", [query, keyValue, "cos_sin", "pool", "page_table", "lengths"], ["rotated"], attributes);
   graph.own("MfaDecodeF32", ["rotated", "pool", "page_table", "lengths"], ["concatenated"], attributes);
-  graph.blocks(writeMix(graph, config, weights, dense, file), "attended");
+  writeOutputs(graph, config, writeMix(graph, config, weights, dense, file));
   return graph.finish();
+}
+
+/**
+ * Each value apart: ONNX Runtime's CUDA kernels for `Concat`, and for `Split` into unlike parts, fetch tables from memory that is
+ * allocated for the run, which a CUDA graph must not.
+ */
+export function writeOutputs(
+  graph: OnnxGraph,
+  { hiddenSize, numExperts }: ModelConfig,
+  names: readonly string[],
+): void {
+  for (const name of names)
+    graph.output(name, "f32", [DEVICE_ROWS, name === "router_logits" ? numExperts : hiddenSize]);
+}
+
+function sliceColumns(graph: OnnxGraph, input: string, widths: readonly number[], outputs: readonly string[]): void {
+  graph.integers(`${input}_axis`, [1]);
+  let from = 0;
+  for (const [i, width] of widths.entries()) {
+    const [start, end] = [`${input}_start_${i}`, `${input}_end_${i}`];
+    graph.integers(start, [from]);
+    graph.integers(end, [from + width]);
+    graph.node("Slice", [input, start, end, `${input}_axis`], [outputs[i] as string]);
+    from += width;
+  }
 }
 
 /** The shared expert's slice and every local expert on all rows; `shares` is 0 where a row has not chosen one. */
@@ -92,11 +119,12 @@ function experts(
   graph.input("hidden", "f32", [DEVICE_ROWS, hiddenSize]);
   graph.input("shares", "f32", [DEVICE_ROWS, spec.experts.length]);
   const names = spec.experts.map((expert) => `share_${expert}`);
-  graph.integers(
-    "ones",
+  sliceColumns(
+    graph,
+    "shares",
     names.map(() => 1),
+    names,
   );
-  graph.node("Split", ["shares", "ones"], names, { axis: 1 });
   let sum = swiGlu(graph, "hidden", slice(weights.shared(layer), spec), hiddenSize, file, "shared");
   for (const [i, expert] of spec.experts.entries()) {
     const output = swiGlu(graph, "hidden", weights.expert(layer, expert), hiddenSize, file, `expert_${expert}`);

@@ -1,6 +1,6 @@
 import { assert } from "../../infra/errors.ts";
 import type { Binding } from "../../infra/native/binding.ts";
-import type { NativeSession } from "../../infra/native/native-session.ts";
+import type { Copy, NativeSession } from "../../infra/native/native-session.ts";
 import type { NativeTensor } from "../../infra/native/native-tensor.ts";
 import type { ModelConfig } from "../config.ts";
 import { DEVICE_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
@@ -11,7 +11,8 @@ export interface TilePorts {
   /** One session and one KV pool per layer. */
   readonly layers: readonly NativeSession[];
   readonly pools: readonly NativeTensor[];
-  readonly cosSin: NativeTensor;
+  /** Inputs that are the same for all layers and tiles. */
+  readonly shared: Readonly<Record<string, NativeTensor>>;
 }
 
 /** Where a row's sequence has its keys, and how many tokens it attends to, itself included. */
@@ -27,9 +28,9 @@ export class DeviceTile {
   readonly #id: number;
   readonly #maxPages: number;
   readonly #hidden: Mirror; // [DEVICE_ROWS, hiddenSize]
-  /** residual, ffnInput and router logits of all rows, one block each. */
-  readonly #attended: Mirror;
-  readonly #next: NativeTensor; // [DEVICE_ROWS * hiddenSize], of dense layers
+  readonly #residual: Mirror; // [DEVICE_ROWS, hiddenSize]
+  readonly #ffnInput: Mirror; // [DEVICE_ROWS, hiddenSize]
+  readonly #routerLogits: Mirror; // [DEVICE_ROWS, numExperts]
   readonly #pageTable: NativeTensor; // [DEVICE_ROWS, maxPages]
   readonly #lengths: NativeTensor; // [DEVICE_ROWS]
   readonly #runs: (Binding | undefined)[] = [];
@@ -42,8 +43,9 @@ export class DeviceTile {
     assert(session !== undefined, "a model has layers");
     this.#maxPages = Math.ceil(contextLength / PAGE_TOKENS);
     this.#hidden = mirror(session, [DEVICE_ROWS, hiddenSize]);
-    this.#attended = mirror(session, [DEVICE_ROWS * (2 * hiddenSize + numExperts)]);
-    this.#next = session.allocate("f32", [DEVICE_ROWS * hiddenSize]);
+    this.#residual = mirror(session, [DEVICE_ROWS, hiddenSize]);
+    this.#ffnInput = mirror(session, [DEVICE_ROWS, hiddenSize]);
+    this.#routerLogits = mirror(session, [DEVICE_ROWS, numExperts]);
     this.#pageTable = session.allocate("i32", [DEVICE_ROWS, this.#maxPages]);
     this.#lengths = session.allocate("i32", [DEVICE_ROWS]);
   }
@@ -65,12 +67,12 @@ export class DeviceTile {
   /** Views of the first `count` rows in the host's memory, which `run` reads and writes. */
   rows(count: number) {
     const { hiddenSize, numExperts } = this.#ports.config;
-    const block = (at: number, width: number) => this.#attended.data.subarray(at, at + count * width);
+    const rows = ({ data }: Mirror, width: number) => data.subarray(0, count * width);
     return {
-      hidden: this.#hidden.data.subarray(0, count * hiddenSize),
-      residual: block(0, hiddenSize),
-      ffnInput: block(DEVICE_ROWS * hiddenSize, hiddenSize),
-      routerLogits: block(2 * DEVICE_ROWS * hiddenSize, numExperts),
+      hidden: rows(this.#hidden, hiddenSize),
+      residual: rows(this.#residual, hiddenSize),
+      ffnInput: rows(this.#ffnInput, hiddenSize),
+      routerLogits: rows(this.#routerLogits, numExperts),
     };
   }
 
@@ -82,23 +84,35 @@ export class DeviceTile {
 
   release(): void {
     for (const run of this.#runs) run?.release();
-    for (const each of [this.#hidden, this.#attended]) releaseMirror(each);
-    for (const tensor of [this.#next, this.#pageTable, this.#lengths]) tensor.release();
+    for (const each of [this.#hidden, this.#residual, this.#ffnInput, this.#routerLogits]) releaseMirror(each);
+    for (const tensor of [this.#pageTable, this.#lengths]) tensor.release();
   }
 
   #bind(layer: number): Binding {
-    const { config, layers, pools, cosSin } = this.#ports;
+    const { config, layers, pools, shared } = this.#ports;
     const [session, pool] = [layers[layer], pools[layer]];
     assert(session !== undefined && pool !== undefined, `layer ${layer} exists`);
+    const [hidden, residual, ffnInput, routerLogits] = [
+      this.#hidden,
+      this.#residual,
+      this.#ffnInput,
+      this.#routerLogits,
+    ];
     const isDense = config.layerKinds[layer] === "dense";
-    const attended = isDense ? this.#next : this.#attended.device;
+    // Of a dense layer the residual's memory on the device takes the next layer's input, which goes back where `hidden` came from.
+    const outputs = isDense
+      ? { next_hidden: residual.device }
+      : { residual: residual.device, ffn_input: ffnInput.device, router_logits: routerLogits.device };
+    const back: readonly Copy[] = isDense
+      ? [[residual.device, hidden.host]]
+      : [residual, ffnInput, routerLogits].map(({ device, host }) => [device, host] as const);
     return session.bind(
-      { hidden: this.#hidden.device, cos_sin: cosSin, pool, page_table: this.#pageTable, lengths: this.#lengths },
-      { attended },
+      { ...shared, hidden: hidden.device, pool, page_table: this.#pageTable, lengths: this.#lengths },
+      outputs,
       {
         runConfigs: { gpu_graph_id: String(this.#id) },
-        before: [[this.#hidden.host, this.#hidden.device]],
-        after: [[attended, isDense ? this.#hidden.host : this.#attended.host]],
+        before: [[hidden.host, hidden.device]],
+        after: back,
       },
     );
   }

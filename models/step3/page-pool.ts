@@ -5,28 +5,30 @@ import { PAGE_TOKENS } from "./device-graphs.ts";
 /** Which pages of the device's KV memory are free. The caches of all micro-batches take from it. */
 export class PagePool {
   readonly numPages: number;
-  readonly #free: number[];
+  /** Pages from here on have never been taken. */
+  #numTouched = 0;
+  readonly #returned: number[] = [];
 
   constructor(numPages: number) {
     this.numPages = numPages;
-    this.#free = Array.from({ length: numPages }, (_, i) => numPages - 1 - i);
   }
 
   get numFree(): number {
-    return this.#free.length;
+    return this.numPages - this.#numTouched + this.#returned.length;
   }
 
   /** RallyError `overloaded` if none is left. */
   take(): number {
-    const page = this.#free.pop();
+    const page = this.#returned.pop();
     if (page !== undefined) return page;
+    if (this.#numTouched < this.numPages) return this.#numTouched++;
     const message = `all ${this.numPages} pages of the GPU's KV cache are taken, of ${PAGE_TOKENS} tokens each`;
     throw new RallyError("overloaded", message, { limit: this.numPages });
   }
 
   give(pages: readonly number[]): void {
-    this.#free.push(...pages);
-    assert(this.#free.length <= this.numPages, "a page is given back once");
+    this.#returned.push(...pages);
+    assert(this.#returned.length <= this.#numTouched, "a page is given back once");
   }
 }
 

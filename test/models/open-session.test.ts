@@ -31,13 +31,13 @@ function put(file: string): void {
 
 it("the CPU has no device, and nothing is missing for it", () => {
   const options = { ...cuda, provider: "cpu" } as const;
-  expect(deviceOpener(options, { kernels: true })).toBeUndefined();
+  expect(deviceOpener(options, "f32")).toBeUndefined();
   expect(sessionOpener(options)).toBe(openOrtSession);
   expect(warnings).toEqual([]);
 });
 
 it.skipIf(hasGpu)("without the addon onnxruntime-node computes on the GPU, and that is said", () => {
-  expect(deviceOpener(cuda, { kernels: true })).toBeUndefined();
+  expect(deviceOpener(cuda, "f32")).toBeUndefined();
   expect(warnings).toEqual([expect.stringContaining("has not built the native addon: onnxruntime-node computes")]);
   const open = sessionOpener(cuda);
   expect(open).not.toBe(openOrtSession);
@@ -49,18 +49,25 @@ it.skipIf(hasGpu)("without the addon onnxruntime-node computes on the GPU, and t
 
 it("without the kernels keys and values stay on the host, and that is said; experts need none", () => {
   put(addonFile(cacheFolder()));
-  expect(deviceOpener(cuda, { kernels: true })).toBeUndefined();
+  expect(deviceOpener(cuda, "f32")).toBeUndefined();
   expect(warnings).toEqual([
-    expect.stringContaining("has not built the CUDA kernels: keys and values stay in host memory"),
+    expect.stringContaining("has not built the CUDA kernels (f32): keys and values stay in host memory"),
   ]);
   expect(sessionOpener(cuda)).toBe(openCudaSession);
-  expect(deviceOpener(cuda, { kernels: false })).toBeTypeOf("function");
+  expect(deviceOpener(cuda)).toMatchObject({ open: expect.any(Function) });
   expect(warnings).toHaveLength(1);
+});
+
+it("without Hopper's kernels it computes in f32, and that is said", () => {
+  put(addonFile(cacheFolder()));
+  put(kernelsFile(cacheFolder(), "f32"));
+  expect(deviceOpener(cuda, "hopper")).toBeUndefined();
+  expect(warnings).toEqual([expect.stringContaining("CUDA kernels (hopper): it computes in f32 instead of FP8")]);
 });
 
 it("with both everything stays on the device", () => {
   put(addonFile(cacheFolder()));
   put(kernelsFile(cacheFolder(), "f32"));
-  expect(deviceOpener(cuda, { kernels: true })).toBeTypeOf("function");
+  expect(deviceOpener(cuda, "f32")).toMatchObject({ open: expect.any(Function) });
   expect(warnings).toEqual([]);
 });

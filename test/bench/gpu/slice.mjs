@@ -1,6 +1,6 @@
 // Makes a model folder of a few layers at Step-3's real dimensions with random weights, and the graphs of it in the cache folder, so that a
 // deployment of it starts: `node slice.mjs --dir DIR [--provider cuda] [--layers 4] [--experts 8] [--hidden 7168 …]`.
-// All matrices lie in one region of random numbers, each at a place of its own: a checkpoint of them would be tens of gigabytes.
+// All matrices are places in one region of random numbers: a checkpoint of them would be tens of gigabytes.
 import { copyFileSync, mkdirSync, writeFileSync, writeSync, openSync, closeSync } from "node:fs";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
@@ -19,6 +19,8 @@ const { values } = parseArgs({
     provider: { type: "string", default: "cuda" },
     layers: { type: "string", default: "4" },
     experts: { type: "string", default: "8" },
+    /** attention, experts-1 or experts-2 (the number of shards): one of several processes at work. */
+    part: { type: "string" },
     /** Divides every dimension, for a try where there is no GPU. */
     divide: { type: "string", default: "1" },
   },
@@ -78,13 +80,16 @@ Checkpoint.prototype.read = (_name, shape, range) => {
   const at = place(length);
   return region.subarray(at, at + length);
 };
+/** From here on, in bytes, an f32 matrix is not written but taken out of the region, which each file has once. */
+const LARGE = 2 ** 20;
 const append = WeightsFile.prototype.append;
-const written = new WeakSet();
-WeightsFile.prototype.append = WeightsFile.prototype.appendTransposed = function take(matrix) {
-  if (!written.has(this)) append.call(this, region);
-  written.add(this);
-  return { file: "weights.bin", offset: place(matrix.length) * 4, length: matrix.length * 4 };
+const regions = new WeakMap();
+WeightsFile.prototype.append = function take(matrix) {
+  if (matrix.byteLength < LARGE) return append.call(this, matrix);
+  if (!regions.has(this)) regions.set(this, append.call(this, region).offset);
+  return { file: "weights.bin", offset: regions.get(this) + place(matrix.length) * 4, length: matrix.byteLength };
 };
+WeightsFile.prototype.appendTransposed = WeightsFile.prototype.append;
 
 const begin = performance.now();
 const loaded = await loadConfig(dir);
@@ -94,11 +99,15 @@ const options = {
   progress: (text) => text.includes("layer 1 of") && process.stderr.write(`${text}\n`),
   warn: (text) => process.stderr.write(`${text}\n`),
 };
-await (await openAttentionStages(dir, options)).release();
+const wants = (part) => values.part === undefined || values.part === part;
+if (wants("attention")) await (await openAttentionStages(dir, options)).release();
 for (const numShards of [1, 2]) {
+  if (!wants(`experts-${numShards}`)) continue;
   for (const spec of shardSpecs(loaded, numShards)) await (await openFfnShard(dir, spec, options)).release();
 }
-process.stdout.write(`${dir}: made and opened once in ${((performance.now() - begin) / 1000).toFixed(1)} s\n`);
+process.stdout.write(
+  `${dir}, ${values.part ?? "all"}: made and opened once in ${((performance.now() - begin) / 1000).toFixed(1)} s\n`,
+);
 process.exit(0);
 
 function writeSafetensors(file, name, data, shape) {

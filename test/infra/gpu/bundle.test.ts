@@ -48,6 +48,7 @@ beforeEach(() => {
   write("root/models/step3-tiny/config.json", "{}");
   write("root/dist/actors/cli/main.js", "main 1");
   for (const name of ["infra/native/addon.cc", "models/kernels/ops/op.cc"]) write(`root/${name}`, "source");
+  write("root/test/chaos/scenario.yaml", "scenario");
   for (const name of ["actors", "test"]) write(`root/${name}/a.ts`, name);
 });
 afterEach(() => rmSync(dir, { recursive: true }));

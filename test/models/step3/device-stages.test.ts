@@ -6,7 +6,7 @@ import { NativeSession } from "../../../infra/native/native-session.ts";
 import { Checkpoint } from "../../../models/checkpoint.ts";
 import { loadConfig, shardSpecs } from "../../../models/load.ts";
 import { Reference } from "../../../models/reference.ts";
-import { DeviceAttentionStages } from "../../../models/step3/device-attention-stages.ts";
+import { DeviceAttentionStages, f32Layout } from "../../../models/step3/device-attention-stages.ts";
 import { DeviceFfnShard } from "../../../models/step3/device-ffn-shard.ts";
 import { PAGE_TOKENS, writeDeviceAttentionGraphs, writeDeviceFfnGraphs } from "../../../models/step3/device-graphs.ts";
 import type { PagedCache } from "../../../models/step3/page-pool.ts";
@@ -50,6 +50,7 @@ describe.skipIf(!canBuild)("the device's stages", () => {
       graphDir: attentionDir,
       embedding: weights.embedding(),
       open: session,
+      layout: f32Layout(config),
       kvRoom: { numTokens, numSequences: 32 },
     });
     const shards = shardSpecs(config, numShards).map((spec) => {

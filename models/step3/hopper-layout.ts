@@ -1,0 +1,43 @@
+import type { ModelConfig } from "../config.ts";
+import { KernelSizes } from "../kernels/sizes.ts";
+import type { DeviceLayout } from "./device-attention-stages.ts";
+import { DEVICE_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
+import { denseSlices } from "./hopper-graphs.ts";
+
+/** What the FP8 graphs' operators work in, as their `library` has it. */
+export function hopperLayout(config: ModelConfig, library: string): DeviceLayout {
+  const { hiddenSize, shareQDim, numHeads, headDim, contextLength, denseDim } = config;
+  const sizes = new KernelSizes(library);
+  const heads = numHeads * headDim;
+  const gemms = [
+    sizes.gemmWorkspace(DEVICE_ROWS, shareQDim + 2 * headDim, hiddenSize),
+    sizes.gemmWorkspace(DEVICE_ROWS, heads, shareQDim),
+    sizes.gemmWorkspace(DEVICE_ROWS, hiddenSize, heads),
+  ];
+  const maxPages = Math.ceil(contextLength / PAGE_TOKENS);
+  const slices = denseSlices(config);
+  return {
+    type: "u8",
+    pageDims: [sizes.kvPage("e4m3", headDim)],
+    workspaces: {
+      gemm_workspace: atLeastOne(Math.max(...gemms)),
+      mfa_workspace: atLeastOne(sizes.mfaWorkspace(DEVICE_ROWS, maxPages, numHeads, headDim)),
+      expert_workspace: atLeastOne(sizes.expertWorkspace(DEVICE_ROWS, slices, slices, hiddenSize, denseDim / slices)),
+    },
+  };
+}
+
+/** Bytes for one shard's experts, the shared one included. */
+export function expertWorkspace(
+  { topK, hiddenSize, expertDim }: ModelConfig,
+  numExperts: number,
+  library: string,
+): number {
+  const sizes = new KernelSizes(library);
+  return atLeastOne(sizes.expertWorkspace(DEVICE_ROWS, topK, numExperts + 1, hiddenSize, expertDim));
+}
+
+/** A tensor of nothing has no address. */
+function atLeastOne(bytes: number): number {
+  return Math.max(bytes, 16);
+}
