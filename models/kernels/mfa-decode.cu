@@ -15,12 +15,14 @@ namespace mfa {
 constexpr int kThreads = kMaxSequences;
 constexpr int kConsumerWarps = 8;
 
+__device__ inline void prefetch(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
+
 /// A ring for each of the two warpgroups, since each skips the other's pages and a barrier's parity tells only neighbouring phases
 /// apart. Its units hold keys (with their scales) and values of the pages, alternately. More units do worse: what is in flight beyond
-/// 128 KB only queues.
+/// 64 to 128 KB only queues.
 template <KvType type>
 struct alignas(1024) Shared {
-  static constexpr int kNumUnits = Layout<type>::kIsFp8 ? 4 : 2;
+  static constexpr int kNumUnits = 2;
   static constexpr int kUnitBytes = (Layout<type>::kValueStart + 1023) / 1024 * 1024;
   uint8_t units[2][kNumUnits][kUnitBytes];
   uint8_t query[Layout<type>::kQueryBytes];
@@ -161,6 +163,12 @@ __global__ void __launch_bounds__(kThreads, 1)
     initialise(&shared.queryFull, 1);
     initialise(&shared.queryEmpty, 32 * kConsumerWarps);
     fenceBarriers();
+  }
+  // brings near what the plan and the first copies need; an earlier kernel may still write it
+  if (threadIdx.x < sequences.numSequences) prefetch(sequences.lengths + threadIdx.x);
+  if (threadIdx.x < sequences.maxPages) {
+    const size_t likely = blockIdx.x * sequences.numSequences / gridDim.x;
+    prefetch(sequences.pageTable + likely * sequences.maxPages + threadIdx.x);
   }
   waitForPrevious();
   const Plan plan = makePlan(shared.plan, sequences);  // its barriers cover the initialisation

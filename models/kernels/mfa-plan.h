@@ -15,7 +15,7 @@ struct Place {
 
 constexpr int kMaxSequences = 384;
 /// What a sequence costs besides its pages, in pages.
-constexpr int kSequenceCost = 2;
+constexpr int kSequenceCost = 4;
 /// So many splits are worth a block more.
 constexpr int kBlockWorth = 4;
 /// The least that is worth a block.
