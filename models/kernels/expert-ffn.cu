@@ -8,7 +8,7 @@ namespace rally {
 namespace expert {
 namespace {
 
-constexpr int kThreads = 384;  // two warpgroups of consumers, one with the two producing warps
+constexpr int kThreads = 384;  // two warpgroups of consumers, one with the producing and announcing warps
 static_assert(sizeof(Shared) + 1024 <= 232448);
 
 /// What this block does in one phase.
@@ -43,8 +43,8 @@ __device__ void produceWeights(const Args& args, Shared& shared) {
       const size_t firstTile = (size_t(segment.expert) * rowTiles + 2 * segment.rowPair) * kSteps;
       float scales[2], nextScales[2];  // lane n: of step 32 * i + n; [0] and [1]: of the two tiles
       const auto loadScales = [&](int step) {
-        for (int t = 0; t < 2; ++t)
-          nextScales[t] = t < numTiles && step + lane < segment.kEnd ? __ldg(weights.scales + firstTile + t * kSteps + step + lane) : 0;
+        const int at = (step + lane + segment.firstStep) % kSteps;
+        for (int t = 0; t < 2; ++t) nextScales[t] = t < numTiles ? __ldg(weights.scales + firstTile + t * kSteps + at) : 0;
       };
       loadScales(segment.kBegin);
       for (int k = segment.kBegin; k < segment.kEnd; ++k) {
@@ -67,8 +67,9 @@ __device__ void produceWeights(const Args& args, Shared& shared) {
           shared.weightScales[turn.stage][0] = first;
           shared.weightScales[turn.stage][1] = second;
           arriveExpecting(full, numTiles * kTileBytes);
+          const int step = (k + segment.firstStep) % kSteps;
           for (int t = 0; t < numTiles; ++t) {
-            const E4m3* source = weights.tiles + (firstTile + t * kSteps + k) * kTileBytes;
+            const E4m3* source = weights.tiles + (firstTile + t * kSteps + step) * kTileBytes;
             uint8_t* target = shared.weights[turn.stage] + t * kTileBytes;
             if (!segment.sideBySide)
               copyOnce(target, source, kTileBytes, full);
@@ -101,18 +102,18 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
         waitAtLeast(progress.packed + segment.tile, segment.numRows);
         fenceGlobalForAsync();
       }
-      int ready = p == 0 ? kSteps : segment.kBegin;  // steps before it are there
+      int ready = p == 0 ? segment.kEnd : segment.kBegin;  // steps before it are there
       for (int k = segment.kBegin; k < segment.kEnd; ++k) {
         while (ready <= k) {
-          const int step = k + lane;
-          const bool there = step >= kSteps || loadAcquire(progress.activated + size_t(segment.tile) * kSteps + step) > 0;
+          const int step = (k + lane + segment.firstStep) % kSteps;
+          const bool there = loadAcquire(progress.activated + size_t(segment.tile) * kSteps + step) > 0;
           const unsigned missing = ~__ballot_sync(~0u, there);
           ready = k + (missing == 0 ? 32 : __ffs(missing) - 1);
           fenceGlobalForAsync();
         }
         if (lane == 0) {
           Barrier* full = &shared.fullActivations[turn.stage];
-          const size_t tile = size_t(segment.tile) * kSteps + k;
+          const size_t tile = size_t(segment.tile) * kSteps + (k + segment.firstStep) % kSteps;
           const E4m3* data = source.data + tile * kTileBytes + first * kGroup;
           const float* scales = source.scales + tile * kTileTokens + first;
           uint8_t* dataTarget = shared.activations[turn.stage] + first * kGroup;
@@ -130,6 +131,29 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
         __syncwarp();
         turn.next();
       }
+    }
+  }
+}
+
+/// One warp. Tells other blocks what the consumers have written, so that those need not wait until it is visible.
+__device__ void announceSegments(const Args& args, Shared& shared) {
+  const Progress& progress = args.workspace.progress;
+  uint32_t parity = 0;
+  for (int p = 0; p < 2; ++p) {
+    const Work work(args, shared.plan, p);
+    for (int s = 0; s < work.range.numSegments; ++s) {
+      const Segment segment = work.segment(s);
+      if (segment.rowPair >= work.phase.rowPairs) continue;
+      int* counter = segment.kEnd < work.phase.kSteps ? progress.handedOver + p * kMaxBlocks + blockIdx.x
+                     : p == 0 ? progress.activated + size_t(segment.tile) * work.phase.rowPairs + segment.rowPair
+                              : progress.down + segment.rowPair;
+      wait(&shared.written, parity);
+      parity ^= 1;
+      if (threadIdx.x % 32 == 0) {
+        announce(counter);
+        arrive(&shared.announced);
+      }
+      __syncwarp();
     }
   }
 }
@@ -163,11 +187,15 @@ __global__ void __cluster_dims__(2) __launch_bounds__(kThreads, 1) ffnKernel(con
       initialise(&shared.fullActivations[i], 1);
       initialise(&shared.emptyActivations[i], 2 * kConsumers / 32 * kArrivalsPerWarp);
     }
+    initialise(&shared.written, kConsumers / 32 * kArrivalsPerWarp);
+    initialise(&shared.announced, 1);
     fenceBarriers();
   }
+  PlanScratch& scratch = *reinterpret_cast<PlanScratch*>(shared.weights);
+  lookUpExperts(args, scratch);
   Gather gather;
   if (threadIdx.x < kConsumers) gather.load(args, threadIdx.x / 32 * gridDim.x + blockIdx.x);
-  makePlan(args, shared.plan, *reinterpret_cast<PlanScratch*>(shared.weights));
+  makePlan(args, shared.plan, scratch);
   clusterBarrier();
   if (threadIdx.x < kConsumers) {
     growRegisters<232>();
@@ -176,6 +204,7 @@ __global__ void __cluster_dims__(2) __launch_bounds__(kThreads, 1) ffnKernel(con
     shrinkRegisters<40>();
     if (threadIdx.x / 32 == kConsumers / 32) produceWeights(args, shared);
     if (threadIdx.x / 32 == kConsumers / 32 + 1) produceActivations(args, shared);
+    if (threadIdx.x / 32 == kConsumers / 32 + 2) announceSegments(args, shared);
     __syncwarp();
   }
   clusterBarrier();  // the other block may still write here

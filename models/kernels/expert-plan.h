@@ -46,6 +46,7 @@ struct Segment {
   int rowPair;
   int kBegin;
   int kEnd;
+  int firstStep;    // which step of K is done first: others elsewhere, so that not all read the same memory at once
   bool sideBySide;  // the cluster's blocks have the weights in common, otherwise the tokens
 };
 
@@ -121,6 +122,7 @@ __host__ __device__ inline Segment segmentOf(const int* tileBase, const int* row
   const int pairs = numTiles / 2;
   const int tile = segment.sideBySide ? item % pairs * 2 + rank : numTiles - 1;
   segment.rowPair = segment.sideBySide ? item / pairs : (item - sideBySide) * 2 + rank;
+  segment.firstStep = segment.rowPair / 2 * phase.kSteps / ((phase.rowPairs + 1) / 2);
   segment.tile = tileBase[expert] + tile;
   segment.firstRow = rowBase[expert] + tile * kTileTokens;
   const int rest = rowBase[expert + 1] - segment.firstRow;

@@ -26,13 +26,17 @@ struct PlanScratch {
   int counts[12][kMaxLocal];
 };
 
-/// Fills the plan; by all threads of the block, 12 warps.
+/// The first part of makePlan, which waits for memory.
+__device__ inline void lookUpExperts(const Args& args, PlanScratch& scratch) {
+#pragma unroll 2
+  for (int pair = threadIdx.x; pair < args.shape.numPairs(); pair += 384) scratch.expertOf[pair] = expertOfPair(args, pair);
+}
+
+/// Fills the plan; by all threads of the block, 12 warps, after lookUpExperts.
 __device__ inline void makePlan(const Args& args, Plan& plan, PlanScratch& scratch) {
   constexpr int numThreads = 384, numWarps = numThreads / 32;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int numPairs = args.shape.numPairs(), numLocal = args.shape.numLocal;
-#pragma unroll 4
-  for (int pair = threadIdx.x; pair < numPairs; pair += numThreads) scratch.expertOf[pair] = expertOfPair(args, pair);
   for (int i = threadIdx.x; i < numWarps * kMaxLocal; i += numThreads) scratch.counts[0][i] = 0;
   __syncthreads();
   const int perWarp = (numPairs + numThreads - 1) / numThreads * 32;
@@ -138,8 +142,6 @@ struct Gather {
     for (int chunk = lane + 32 * kChunks; chunk < groups * 8; chunk += 32) put(chunk, source[chunk]);
     for (int group = lane + 64; group < groups; group += 32)
       targetScales[group * kTileTokens] = args.x.scales[size_t(group) * shape.numTokens + token];
-    fenceGlobalForAsync();
-    __threadfence();
     __syncwarp();
     if (lane == 0) announce(args.workspace.progress.packed + tile);
   }
@@ -161,6 +163,7 @@ __device__ inline void combine(const Args& args, const Plan& plan, int first, in
     int last = -1;
     do {
       float weight[kAtOnce];
+      int rows[kAtOnce];
       float4 low[kAtOnce], high[kAtOnce];
 #pragma unroll
       for (int n = 0; n < kAtOnce; ++n) {
@@ -172,7 +175,7 @@ __device__ inline void combine(const Args& args, const Plan& plan, int first, in
             choice = c;
           }
         }
-        last = row;
+        last = rows[n] = row;
         weight[n] = 0;
         low[n] = high[n] = {};
         if (row == kNoRow) continue;
@@ -192,6 +195,10 @@ __device__ inline void combine(const Args& args, const Plan& plan, int first, in
         sum[6] += weight[n] * high[n].z;
         sum[7] += weight[n] * high[n].w;
       }
+      __syncwarp(__activemask());
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n)  // four lanes share a line
+        if (rows[n] != kNoRow && lane % 4 == 0) discardLine(args.workspace.rows + size_t(rows[n]) * shape.hidden + column);
     } while (last != kNoRow && choices > kAtOnce);
     __nv_bfloat162 out[4];
     for (int i = 0; i < 4; ++i) out[i] = __floats2bfloat162_rn(sum[2 * i], sum[2 * i + 1]);

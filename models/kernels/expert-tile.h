@@ -28,6 +28,7 @@ struct Shared {
   float weightScales[kWeightStages][2];
   Barrier fullWeights[kWeightStages], emptyWeights[kWeightStages];
   Barrier fullActivations[kActivationStages], emptyActivations[kActivationStages];
+  Barrier written, announced;  // of one segment
   uint32_t largest[2][64];  // per warpgroup and token, with up to 64 tokens
   Plan plan;
 };
@@ -66,6 +67,7 @@ struct Consumer {
   int lane;
   Turn<kWeightStages> weightTurn;
   Turn<kActivationStages> activationTurn;
+  uint32_t announcedParity = 1;
 
   template <int blocks>
   __device__ int firstToken() const {
@@ -164,8 +166,6 @@ struct Consumer {
       for (int j = 0; j < 8; ++j)
         __stcg(out + (b * 8 + j) * kConsumers,
                make_float4(sums[b][4 * j], sums[b][4 * j + 1], sums[b][4 * j + 2], sums[b][4 * j + 3]));
-    consumerBarrier();
-    if (thread == 0) announce(args.workspace.progress.handedOver + phase * kMaxBlocks + blockIdx.x);
   }
 
   template <int blocks>
@@ -182,6 +182,13 @@ struct Consumer {
         sums[b][4 * j + 2] = value.z;
         sums[b][4 * j + 3] = value.w;
       }
+  }
+
+  template <int blocks>
+  __device__ void discardTaken(int phase) const {
+    const float4* in = handedSums(phase, blockIdx.x - 2);
+    for (int i = lane / 4; i < blocks * 8; i += 8)  // a warp's 512 bytes of each i are four lines
+      discardLine(in - lane + i * kConsumers + lane % 4 * 8);
   }
 
   /// SwiGLU and quantisation of 128 intermediate values per token.
@@ -208,6 +215,7 @@ struct Consumer {
       }
       consumerBarrier();
       for (int h = 0; h < 2; ++h) largest[h] = max(largest[h], shared.largest[1 - group][token + 8 * h]);
+      consumerBarrier();
     }
     const size_t tile = size_t(segment.tile) * args.shape.interGroups() + segment.rowPair;
     const PackedActivations& out = args.workspace.middle;
@@ -226,9 +234,6 @@ struct Consumer {
       if (lane % 4 == 0 && (blocks == 4 || group == 0) && row < segment.numRows)
         out.scales[tile * kTileTokens + row] = magnitude / 448.f;
     }
-    fenceGlobalForAsync();
-    consumerBarrier();
-    if (thread == 0) announce(args.workspace.progress.activated + tile);
   }
 
   template <int blocks>
@@ -247,8 +252,6 @@ struct Consumer {
             __stcg(reinterpret_cast<float2*>(out + at), make_float2(sums[b][4 * j + 2 * h], sums[b][4 * j + 2 * h + 1]));
         }
     }
-    consumerBarrier();
-    if (thread == 0) announce(args.workspace.progress.down + segment.rowPair);
   }
 
   template <int blocks>
@@ -265,6 +268,16 @@ struct Consumer {
       activate<blocks>(sums, segment);
     else
       storeRows<blocks>(sums, segment);
+    letAnnounce();
+    if (segment.kBegin > 0) discardTaken<blocks>(p);
+  }
+
+  /// This warp has written all of its segment.
+  __device__ void letAnnounce() {
+    wait(&shared.announced, announcedParity);  // of the segment before
+    announcedParity ^= 1;
+    __syncwarp();
+    if (kArrivalsPerWarp == 32 || lane == 0) arrive(&shared.written);
   }
 
   __device__ void run(const Segment& segment, int phase) {
