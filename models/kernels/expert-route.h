@@ -153,17 +153,15 @@ __device__ inline void combine(const Args& args, const Plan& plan, int first, in
   const int lane = threadIdx.x % 32;
   const Shape& shape = args.shape;
   const int choices = shape.topK + 1, blocks = shape.hiddenPairs();
-  for (int block = lane; block < blocks; block += 32)
-    waitAtLeast(args.workspace.progress.down + block, plan.tileBase[shape.numLocal]);
-  __syncwarp();
   for (int unit = first; unit < blocks * shape.numTokens; unit += stride) {
-    const int token = unit / blocks, column = unit % blocks * kItemRows + lane * 8;
-    if (column >= shape.hidden) continue;
+    const int token = unit % shape.numTokens, block = unit / shape.numTokens;
+    const int column = block * kItemRows + lane * 8;
     float sum[8] = {};
     int last = -1;
+    bool waited = false;
     do {
       float weight[kAtOnce];
-      int rows[kAtOnce];
+      const float4* values[kAtOnce];
       float4 low[kAtOnce], high[kAtOnce];
 #pragma unroll
       for (int n = 0; n < kAtOnce; ++n) {
@@ -175,14 +173,20 @@ __device__ inline void combine(const Args& args, const Plan& plan, int first, in
             choice = c;
           }
         }
-        last = rows[n] = row;
-        weight[n] = 0;
-        low[n] = high[n] = {};
-        if (row == kNoRow) continue;
-        weight[n] = choice == shape.topK ? 1.f : args.expertWeights[token * shape.topK + choice];
-        const float4* values = reinterpret_cast<const float4*>(args.workspace.rows + size_t(row) * shape.hidden + column);
-        low[n] = __ldcg(values);
-        high[n] = __ldcg(values + 1);
+        last = row;
+        weight[n] = row == kNoRow             ? 0.f
+                    : choice == shape.topK ? 1.f
+                                           : __ldg(args.expertWeights + token * shape.topK + choice);
+        values[n] = row == kNoRow || column >= shape.hidden
+                        ? nullptr
+                        : reinterpret_cast<const float4*>(args.workspace.rows + size_t(row) * shape.hidden + column);
+      }
+      if (!waited) waitAtLeast(args.workspace.progress.down + block, plan.tileBase[shape.numLocal]);
+      waited = true;
+#pragma unroll
+      for (int n = 0; n < kAtOnce; ++n) {
+        low[n] = values[n] ? __ldcg(values[n]) : float4{};
+        high[n] = values[n] ? __ldcg(values[n] + 1) : float4{};
       }
 #pragma unroll
       for (int n = 0; n < kAtOnce; ++n) {
@@ -195,11 +199,8 @@ __device__ inline void combine(const Args& args, const Plan& plan, int first, in
         sum[6] += weight[n] * high[n].z;
         sum[7] += weight[n] * high[n].w;
       }
-      __syncwarp(__activemask());
-#pragma unroll
-      for (int n = 0; n < kAtOnce; ++n)  // four lanes share a line
-        if (rows[n] != kNoRow && lane % 4 == 0) discardLine(args.workspace.rows + size_t(rows[n]) * shape.hidden + column);
     } while (last != kNoRow && choices > kAtOnce);
+    if (column >= shape.hidden) continue;
     __nv_bfloat162 out[4];
     for (int i = 0; i < 4; ++i) out[i] = __floats2bfloat162_rn(sum[2 * i], sum[2 * i + 1]);
     *reinterpret_cast<uint4*>(args.y + size_t(token) * shape.hidden + column) = *reinterpret_cast<uint4*>(out);

@@ -36,6 +36,12 @@ __device__ inline uint32_t clusterRank() {
 __device__ inline void clusterBarrier() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
+__device__ inline uint32_t loadShared(uint32_t address) {
+  uint32_t value;
+  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
+  return value;
+}
+
 /// Arrives at the barrier of the same name in block `rank` of the cluster, when nothing was written for its waiters to see (with
 /// cluster scope this would be a fence of the whole device).
 __device__ inline void arriveAt(Barrier* barrier, uint32_t rank) {

@@ -13,7 +13,7 @@ namespace rally::expert {
 
 constexpr int kWeightStages = 5;
 constexpr int kActivationStages = 3;
-constexpr int kStagesInFlight = 3;
+constexpr int kStagesInFlight = 2;
 
 #ifdef RALLY_RACECHECK  // for racecheck, which does not see that __syncwarp puts all lanes' reads before the arrival of one of them
 constexpr int kArrivalsPerWarp = 32;
@@ -113,13 +113,13 @@ struct Consumer {
   template <int blocks>
   __device__ void addStep(float (&sums)[blocks][32]) {
     wait(&shared.fullActivations[activationTurn.stage], activationTurn.parity);
-    const uint8_t* tokens = shared.activations[activationTurn.stage] + firstToken<blocks>() * kGroup + lane % 4 * 4;
+    const uint32_t tokens = sharedAddress(shared.activations[activationTurn.stage]) + firstToken<blocks>() * kGroup +
+                            lane / 4 * 16 + lane % 4 * 4;  // the first swizzled chunk; others differ in bits 4 to 6
     uint32_t a[4][4];
 #pragma unroll
     for (int step = 0; step < 4; ++step)
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        a[step][i] = *reinterpret_cast<const uint32_t*>(tokens + i % 2 * 8 * kGroup + ((2 * step + i / 2) ^ (lane / 4)) * 16);
+      for (int i = 0; i < 4; ++i) a[step][i] = loadShared((tokens ^ (2 * step + i / 2) * 16) + i % 2 * 8 * kGroup);
     const float* tokenScales = shared.scales[activationTurn.stage] + firstToken<blocks>();
     const float upper = tokenScales[0], lower = tokenScales[8];
     giveBack(shared.emptyActivations[activationTurn.stage]);
