@@ -12,7 +12,8 @@ export interface NativeOptions extends SessionOptions {
   /**
    * Captures a CUDA graph and replays it from then on, one for each `gpu_graph_id` of a binding's run configs ("-1": none), on the
    * thread that captured it. Everything must be bound to memory of the device, and bindings of one id to the same; shapes stay as they
-   * are. The first run of an id runs its operators more than once, so what they change in place is not yet what it should be.
+   * are. The first run of an id runs its operators more than once, so what they change in place is not yet what it should be. Operators
+   * that upload tables of pointers as they run (Concat, Split into unequal parts) must not be in it: a replay would read what has gone.
    */
   readonly cudaGraph?: boolean;
   /** Shared libraries with operators of our own; each exports `RegisterCustomOps`. */

@@ -6,6 +6,8 @@ import { Lane } from "../../infra/native/lane.ts";
 import { cacheFolder } from "../../infra/settings.ts";
 import { kernelsFile } from "../../models/kernels/build.ts";
 import { runAttentionCheck } from "../../models/kernels/check/attention-check.ts";
+import { STEP3_CHAIN } from "../../models/kernels/check/chain.ts";
+import { runChainCheck } from "../../models/kernels/check/chain-check.ts";
 import { DENSE_CHECKS } from "../../models/kernels/check/dense-checks.ts";
 import { EXPERT_CHECKS } from "../../models/kernels/check/expert-checks.ts";
 import { openGraph, type Place, runCheck } from "../../models/kernels/check/runner.ts";
@@ -47,6 +49,10 @@ describe.skipIf(lack !== "")(`on a GPU${lack}`, () => {
       };
       expect(runAttentionCheck(check, place, cudaGraph).mismatch).toBeUndefined();
     });
+  });
+
+  it.each([1, 7, 128, 256])("a layer of %i tokens, replayed, has the bits of its operators one by one", (numTokens) => {
+    expect(runChainCheck({ ...STEP3_CHAIN, numTokens }, place, 10).mismatch).toBeUndefined();
   });
 
   describe("the addon", () => {

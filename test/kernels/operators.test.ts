@@ -4,6 +4,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import type { NativeSession } from "../../infra/native/native-session.ts";
 import { runAttentionCheck } from "../../models/kernels/check/attention-check.ts";
+import { runChainCheck } from "../../models/kernels/check/chain-check.ts";
 import { DENSE_CHECKS } from "../../models/kernels/check/dense-checks.ts";
 import { EXPERT_CHECKS } from "../../models/kernels/check/expert-checks.ts";
 import { fromBf16, fromQuantised, Random, toBf16 } from "../../models/kernels/check/numbers.ts";
@@ -42,6 +43,11 @@ describe.skipIf(!(await haveAddon()) || cudaHeaders === undefined)("the operator
   it.each(["e4m3", "bf16"] as const)("append to a cache and attend to it, %s", (kvType) => {
     const check = { kvType, lengths: [1, 66, 3], judgedAfter: [1, 2, 64, 66] };
     expect(runAttentionCheck(check, place, false).mismatch).toBeUndefined();
+  });
+
+  it("make up a layer, in one graph as one by one", () => {
+    const sizes = { numTokens: 3, hidden: 256, qRank: 128, inter: 128, context: 128, numLocal: 3 };
+    expect(runChainCheck(sizes, place, 2).mismatch).toBeUndefined();
   });
 
   describe("AddRmsNormQuantise", () => {

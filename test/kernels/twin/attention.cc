@@ -56,6 +56,7 @@ cudaError_t ropeAppend(const Bf16* query, const Bf16* key, const Bf16* value, in
     store(pool, values.data(), page + (kPageTokens + row) * headDim);
     const size_t rowBytes = rotatedBytes(pool.type, 1, numHeads, headDim);
     char* out = static_cast<char*>(rotated) + s * rowBytes;
+    std::memset(out, 0, rowBytes);
     for (int head = 0; head < numHeads; head++) {
       const auto turned = rotate(query + (static_cast<size_t>(s) * numHeads + head) * headDim, angles, headDim);
       for (int i = 0; i < headDim; i++) {
