@@ -51,8 +51,8 @@ describe.skipIf(lack !== "")(`on a GPU${lack}`, () => {
     });
   });
 
-  it.each([1, 7, 128, 256])("a layer of %i tokens, replayed, has the bits of its operators one by one", (numTokens) => {
-    expect(runChainCheck({ ...STEP3_CHAIN, numTokens }, place, 10).mismatch).toBeUndefined();
+  it.each([7, 256])("a layer of %i tokens, replayed, has the bits of its operators one by one", (numTokens) => {
+    expect(runChainCheck({ ...STEP3_CHAIN, numTokens }, place, 5).mismatch).toBeUndefined();
   });
 
   describe("the addon", () => {
