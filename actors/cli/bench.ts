@@ -4,6 +4,7 @@ import { cpus, totalmem } from "node:os";
 import { RallyError } from "../../infra/errors.ts";
 import { withProvider } from "../../infra/gpu/provider.ts";
 import { withHugePages } from "../../infra/huge-pages.ts";
+import { withMlaRate } from "../../models/planner/mla-rate.ts";
 import { loadConfig } from "../../models/load.ts";
 import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
 import { compareRounds, type Comparison } from "./bench/compare.ts";
@@ -128,11 +129,13 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
 }
 
 async function printProjections(
-  { project, json, "tpot-ms": tpotMs, servers }: FlagValues<typeof flags>,
+  { project, json, "tpot-ms": tpotMs, "mla-tflops": mlaTflops, servers }: FlagValues<typeof flags>,
   { terminal }: CommandContext,
 ): Promise<number> {
   const reports = await readReports(project);
-  const rows = reports.flatMap(({ measurements }) => measurements);
+  const measured = reports.flatMap(({ measurements }) => measurements);
+  const torch = measured.filter(({ by }) => by === "pytorch");
+  const rows = [...measured, ...(mlaTflops === undefined ? [] : withMlaRate(torch, mlaTflops))];
   const ceilings = reports.find((report) => report.ceilings !== undefined)?.ceilings;
   const projected = projectAll(rows, { tpotMs, mostServers: servers }, ceilings);
   if (projected.length === 0) {

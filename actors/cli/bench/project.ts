@@ -139,7 +139,7 @@ export function projectionTable(projected: readonly Projected[], { tpotMs }: { r
     `PROJECTED from measured stage times, ${MICRO_BATCHES} micro-batches, at most ${tpotMs} ms per token. ASSUMED, not measured: transfers`,
     "cost nothing, which takes a network of 'net' per GPU in each direction; routing is even; sampling and scheduling on the CPU keep up.",
     "dsv3 'as' a maker: DeepSeek-V3's floors at the share of the floor that the maker reaches for Step-3. EP128: attention and",
-    "experts on every GPU, two micro-batches, routing even, as DeepSeek profiled it.",
+    "experts on every GPU, two micro-batches, routing even, as DeepSeek profiled it. 'MLA N': its attention at N TFLOP/s, given, not measured.",
     "batch: sequences of a micro-batch on each attention GPU. A ~ marks an FFN time scaled from another number of experts per GPU.",
   ];
 }

@@ -12,5 +12,9 @@ export const STAGE_FLAGS = {
   torch: textFlag("FILE", "with --stage: figures of test/bench/gpu/torch_stages.py to set beside"),
   project: listFlag("FILE", "project tokens/s per GPU of whole deployments from stage times in JSON"),
   "tpot-ms": numberFlag("MS", "with --project: at most this per token", { min: 1, max: 10_000 }, 50),
+  "mla-tflops": integerFlag("N", "with --project: DeepSeek-V3 with a decode attention of this rate, too", {
+    min: 1,
+    max: 2000,
+  }),
   servers: integerFlag("N", "with --project: at most this many of each kind", { min: 1, max: 64 }, 16),
 };

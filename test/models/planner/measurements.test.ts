@@ -1,4 +1,5 @@
 import { describe, expect, it } from "vitest";
+import { withMlaRate } from "../../../models/planner/mla-rate.ts";
 import { colocatedTimes, type Measurement, parseReport, stageTimes } from "../../../models/planner/measurements.ts";
 
 const row = (rest: Partial<Measurement>): Measurement => ({
@@ -92,5 +93,16 @@ describe("stage times", () => {
       experts: [{ rows: (128 * 9) / 17, us: 300 }],
     });
     expect(colocatedTimes(rows, dsv3).experts).toEqual([{ rows: 128, us: 120 }]);
+  });
+});
+
+describe("DeepSeek-V3 with another attention", () => {
+  it("has the same parts but for attention: 128 x 4096 tokens x 278,528 operations at 660 TFLOP/s are 221 µs", () => {
+    const attention = row({ model: "dsv3", part: "attention", ...at, us: 478 });
+    const kept = [row({ model: "dsv3", part: "qUp" }), row({ part: "head" }), row({ part: "dense" })];
+    const left = [row({ model: "dsv3", part: "stage", ...at }), row({ part: "attention", ...at })];
+    const found = withMlaRate([attention, ...kept, ...left], 660);
+    expect(found[0]).toMatchObject({ by: "MLA 660", us: expect.closeTo(221.3, 1) });
+    expect(found.slice(1)).toEqual(kept.map((each) => ({ ...each, by: "MLA 660" })));
   });
 });
