@@ -7,12 +7,13 @@ import type { NativeTensor } from "../../infra/native/native-tensor.ts";
 import { assert } from "../../infra/errors.ts";
 import type { ModelConfig } from "../config.ts";
 import type { AttentionStages, Pass, PassRequest } from "../stages.ts";
-import { DEVICE_HEAD_GRAPH, DEVICE_ROWS, deviceLayerGraph, HEAD_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
+import { DEVICE_HEAD_GRAPH, deviceLayerGraph, HEAD_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
 import { type Mirror, mirror } from "./device-rows.ts";
 import { DeviceTile, type TilePorts } from "./device-tile.ts";
 import { PagedCache, PagePool } from "./page-pool.ts";
 import { Rope } from "./rope.ts";
 import { route } from "./route.ts";
+import { tileCounts } from "./tile-counts.ts";
 
 export interface DeviceAttentionOptions {
   readonly config: ModelConfig;
@@ -35,17 +36,25 @@ export interface DeviceLayout {
   readonly pageDims: readonly number[];
   /** Inputs of this name, of so many bytes, are all layers'. */
   readonly workspaces: Readonly<Record<string, number>>;
+  /** Whether the first token of a page wipes the page, so that no other of that page may be in the same run. */
+  readonly wipesPages: boolean;
 }
 
 /** As `f32-attention.h` has pages: keys, then values. */
 export function f32Layout({ headDim }: ModelConfig): DeviceLayout {
-  return { type: "f32", pageDims: [2, PAGE_TOKENS, headDim], workspaces: {} };
+  return { type: "f32", pageDims: [2, PAGE_TOKENS, headDim], workspaces: {}, wipesPages: false };
 }
 
 interface DevicePass extends Pass {
   readonly routerLogits: Float32Array; // [numTokens, numExperts]
-  /** DEVICE_ROWS rows each, the last perhaps fewer. */
-  readonly tiles: readonly DeviceTile[];
+  readonly tiles: readonly PlacedTile[];
+}
+
+/** Rows `first` … `first + count - 1` of a pass. */
+interface PlacedTile {
+  readonly tile: DeviceTile;
+  readonly first: number;
+  readonly count: number;
 }
 
 /**
@@ -56,6 +65,7 @@ export class DeviceAttentionStages implements AttentionStages {
   readonly config: ModelConfig;
   readonly pages: PagePool;
   readonly #embedding: Float32Array;
+  readonly #wipesPages: boolean;
   readonly #layers: readonly NativeSession[];
   readonly #pools: readonly NativeTensor[]; // [numPages, ...pageDims] each
   readonly #workspaces: Readonly<Record<string, NativeTensor>>;
@@ -71,6 +81,7 @@ export class DeviceAttentionStages implements AttentionStages {
   constructor({ config, graphDir, embedding, open, layout, kvRoom }: DeviceAttentionOptions) {
     this.config = config;
     this.#embedding = embedding;
+    this.#wipesPages = layout.wipesPages;
     const { contextLength, headDim, hiddenSize, vocabSize } = config;
     // Every sequence may leave most of a page unused.
     const numPages = Math.ceil(Math.max(kvRoom.numTokens, contextLength) / PAGE_TOKENS) + kvRoom.numSequences;
@@ -114,19 +125,24 @@ export class DeviceAttentionStages implements AttentionStages {
     const numTokens = numSequences * chunk;
     assert(numTokens > 0 && tokenIds.length === numTokens, `${tokenIds.length} ids for ${numTokens} tokens`);
     const pages = pasts.map((past, i) => kv.pages(firstSlot + i, past + chunk));
-    const tiles = this.#take(kv, Math.ceil(numTokens / DEVICE_ROWS));
-    for (const [i, tile] of tiles.entries()) {
+    const counts = tileCounts(request, this.#wipesPages);
+    let end = 0;
+    const tiles = this.#take(kv, counts.length).map((tile, i): PlacedTile => {
+      const first = end;
+      const count = counts[i] ?? 0;
+      end += count;
       tile.place((row) => {
-        const token = i * DEVICE_ROWS + row;
-        if (token >= numTokens) return undefined;
+        if (row >= count) return undefined;
+        const token = first + row;
         const sequence = Math.floor(token / chunk);
         return { pages: pages[sequence] ?? [], length: (pasts[sequence] ?? 0) + (token % chunk) + 1 };
       });
-    }
+      return { tile, first, count };
+    });
     const [only] = tiles;
     const isOne = tiles.length === 1 && only !== undefined;
     const arrays = isOne
-      ? only.rows(numTokens)
+      ? only.tile.rows(numTokens)
       : {
           hidden: new Float32Array(numTokens * hiddenSize),
           residual: new Float32Array(numTokens * hiddenSize),
@@ -149,12 +165,11 @@ export class DeviceAttentionStages implements AttentionStages {
 
   async attend(pass: Pass, layer: number): Promise<void> {
     const own = pass as DevicePass;
-    const { numTokens, tiles } = own;
-    for (const [i, tile] of tiles.entries()) {
-      const count = Math.min(DEVICE_ROWS, numTokens - i * DEVICE_ROWS);
-      if (tiles.length > 1) this.#move(own, i, count, "in", layer);
-      tile.run(layer);
-      if (tiles.length > 1) this.#move(own, i, count, "out", layer);
+    const isOne = own.tiles.length === 1;
+    for (const placed of own.tiles) {
+      if (!isOne) this.#move(own, placed, "in", layer);
+      placed.tile.run(layer);
+      if (!isOne) this.#move(own, placed, "out", layer);
     }
     if (this.completes(layer)) return;
     const { numExperts, topK } = this.config;
@@ -206,18 +221,17 @@ export class DeviceAttentionStages implements AttentionStages {
     return tiles.slice(0, count);
   }
 
-  /** Between the pass's own arrays and tile `i`, of which `count` rows are in use. */
-  #move(pass: DevicePass, i: number, count: number, way: "in" | "out", layer: number): void {
+  /** Between the pass's own arrays and a tile's. */
+  #move(pass: DevicePass, { tile, first, count }: PlacedTile, way: "in" | "out", layer: number): void {
     const { hiddenSize, numExperts } = this.config;
-    const tile = pass.tiles[i]?.rows(count);
-    assert(tile !== undefined, `tile ${i} exists`);
-    const at = i * DEVICE_ROWS;
-    if (way === "in") tile.hidden.set(pass.hidden.subarray(at * hiddenSize, (at + count) * hiddenSize));
-    else if (this.completes(layer)) pass.hidden.set(tile.hidden, at * hiddenSize);
+    const { hidden, residual, ffnInput, routerLogits } = tile.rows(count);
+    const at = first * hiddenSize;
+    if (way === "in") hidden.set(pass.hidden.subarray(at, at + hidden.length));
+    else if (this.completes(layer)) pass.hidden.set(hidden, at);
     else {
-      pass.residual.set(tile.residual, at * hiddenSize);
-      pass.ffnInput.set(tile.ffnInput, at * hiddenSize);
-      pass.routerLogits.set(tile.routerLogits, at * numExperts);
+      pass.residual.set(residual, at);
+      pass.ffnInput.set(ffnInput, at);
+      pass.routerLogits.set(routerLogits, first * numExperts);
     }
   }
 

@@ -19,6 +19,7 @@ export function hopperLayout(config: ModelConfig, library: string): DeviceLayout
   return {
     type: "u8",
     pageDims: [sizes.kvPage("e4m3", headDim)],
+    wipesPages: true,
     workspaces: {
       gemm_workspace: atLeastOne(Math.max(...gemms)),
       mfa_workspace: atLeastOne(sizes.mfaWorkspace(DEVICE_ROWS, maxPages, numHeads, headDim)),
