@@ -158,13 +158,13 @@ function experts(
   spec: ShardSpec,
   file: WeightsFile,
 ): Uint8Array {
-  const { hiddenSize, expertDim, numExperts, topK } = config;
+  const { hiddenSize, expertDim, numExperts, topK, rmsNormEps } = config;
   const graph = new OnnxGraph("hopper_experts");
   graph.input("hidden", "f32", [DEVICE_ROWS, hiddenSize]);
   graph.input("expert_ids", "i32", [DEVICE_ROWS, topK]);
   graph.input("expert_weights", "f32", [DEVICE_ROWS, topK]);
   graph.input("expert_workspace", "u8", ["expert_workspace_bytes"]);
-  const [data, scales] = quantised(graph, "hidden", hiddenSize);
+  const [data, scales] = quantised(graph, "hidden", hiddenSize, rmsNormEps, file);
   // One more place than there are experts: the id of rows without any.
   const places = new Int32Array(numExperts + 1).fill(-1);
   for (const [local, expert] of spec.experts.entries()) places[expert] = local;
@@ -179,31 +179,36 @@ function experts(
   return graph.finish();
 }
 
-/** Each 128 values of a row as e4m3 with their scale: data [rows, width], scales [width / 128, rows]. */
-function quantised(graph: OnnxGraph, input: string, width: number): readonly [data: string, scales: string] {
+/**
+ * Each 128 values of a row as e4m3 with their scale: data [rows, width], scales [width / 128, rows]. The operator that quantises
+ * brings each row to a root mean square of 1 before; that is taken back in the scales.
+ */
+function quantised(
+  graph: OnnxGraph,
+  input: string,
+  width: number,
+  epsilon: number,
+  file: WeightsFile,
+): readonly [data: string, scales: string] {
   const name = (part: string) => `${input}_${part}`;
-  const groups = width / GROUP;
-  graph.integers("by_group", [DEVICE_ROWS, groups, GROUP]);
-  graph.integers("group_axis", [2]);
-  graph.floats("smallest_step", Float32Array.of(1 / 448));
-  graph.floats("least_scale", Float32Array.of(1e-30));
-  graph.node("Reshape", [input, "by_group"], [name("groups")]);
-  graph.node("Abs", [name("groups")], [name("sizes")]);
-  graph.node("ReduceMax", [name("sizes"), "group_axis"], [name("largest")], { keepdims: 1 });
-  graph.node("Mul", [name("largest"), "smallest_step"], [name("steps")]);
-  graph.node("Max", [name("steps"), "least_scale"], [name("scale")]);
-  graph.node("Div", [name("groups"), name("scale")], [name("scaled")]);
-  graph.integers("by_row", [DEVICE_ROWS, width]);
-  graph.node("Reshape", [name("scaled"), "by_row"], [name("rows")]);
-  graph.node("Cast", [name("rows")], [name("data")], { to: E4M3, saturate: 1 });
-  graph.integers("scale_rows", [DEVICE_ROWS, groups]);
-  graph.node("Reshape", [name("scale"), "scale_rows"], [name("flat_scale")]);
-  graph.node("Transpose", [name("flat_scale")], [name("scales")], { perm: [1, 0] });
+  const ones = new Float32Array(width).fill(1);
+  graph.weight("narrow_ones", "bf16", [width], file.appendBytes(bytesOf(toBf16(ones))));
+  graph.node("Cast", [input], [name("narrow")], { to: BF16 });
+  const outputs = [name("same"), name("data"), name("unit_scales")];
+  graph.own("AddRmsNormQuantise", [name("narrow"), "narrow_ones"], outputs, { epsilon: { float: epsilon } });
+  graph.node("Cast", [name("narrow")], [name("wide")], { to: F32 });
+  graph.floats("wide_ones", ones);
+  const attributes = { axis: -1, epsilon: { float: epsilon }, stash_type: 1 };
+  const norm = [name("unit"), name("inverse_size")];
+  graph.node("SimplifiedLayerNormalization", [name("wide"), "wide_ones"], norm, attributes);
+  graph.integers("by_row", [1, DEVICE_ROWS]);
+  graph.node("Reshape", [name("inverse_size"), "by_row"], [name("inverse_sizes")]);
+  graph.node("Div", [name("unit_scales"), name("inverse_sizes")], [name("scales")]);
   return [name("data"), name("scales")];
 }
 
 /** Element types as `Cast` names them. */
-const [F32, BF16, E4M3] = [1, 16, 17];
+const [F32, BF16] = [1, 16];
 
 /** Adds a matrix [n, k]; returns its tiles' and scales' names. */
 function matrix(graph: OnnxGraph, name: string, values: Float32Array, k: number, file: WeightsFile): readonly string[] {
