@@ -19,7 +19,7 @@ const { values } = parseArgs({
     provider: { type: "string", default: "cuda" },
     layers: { type: "string", default: "4" },
     experts: { type: "string", default: "8" },
-    /** attention, experts-1 or experts-2 (the number of shards): one of several processes at work. */
+    /** "none" makes the folder alone; then attention, experts-1 and experts-2 (the number of shards) may be made side by side. */
     part: { type: "string" },
     /** Divides every dimension, for a try where there is no GPU. */
     divide: { type: "string", default: "1" },
@@ -57,7 +57,8 @@ const config = {
   eos_token_id: 1,
   norm_expert_weight: false,
 };
-writeFileSync(path.join(dir, "config.json"), JSON.stringify(config, undefined, 2));
+const makesFolder = values.part === undefined || values.part === "none";
+if (makesFolder) writeFileSync(path.join(dir, "config.json"), JSON.stringify(config, undefined, 2));
 
 const largest = config.hidden_size * Math.max(64 * config.head_dim, config.intermediate_size, config.vocab_size);
 const region = new Float32Array(largest + 2 ** 16);
@@ -67,10 +68,11 @@ for (let i = 0, state = 1; i < region.length; i++) {
   region[i] = (state / 2 ** 31) * 0.02 * Math.sqrt(divide);
 }
 const embedding = region.subarray(0, config.vocab_size * config.hidden_size);
-writeSafetensors(path.join(dir, "model.safetensors"), "model.embed_tokens.weight", embedding, [
-  config.vocab_size,
-  config.hidden_size,
-]);
+if (makesFolder)
+  writeSafetensors(path.join(dir, "model.safetensors"), "model.embed_tokens.weight", embedding, [
+    config.vocab_size,
+    config.hidden_size,
+  ]);
 
 let numMatrices = 0;
 const place = (length) => Math.min(region.length - length, (numMatrices++ % 512) * 64);
