@@ -6,7 +6,7 @@ import { addonFile } from "../../infra/native/build.ts";
 import { compiledFile } from "../../infra/own-file.ts";
 import type { Provider } from "../../infra/session.ts";
 import { cacheFolder } from "../../infra/settings.ts";
-import { kernelsFile } from "../../models/kernels/build.ts";
+import { KERNEL_KINDS, kernelsFile } from "../../models/kernels/build.ts";
 import type { Check } from "./check.ts";
 
 const run = promisify(execFile);
@@ -51,11 +51,12 @@ function addonNeed(env: NodeJS.ProcessEnv): Need {
 }
 
 function kernelsNeed(env: NodeJS.ProcessEnv): Need {
-  const file = kernelsFile(cacheFolder(env));
-  if (existsSync(file)) return { name: KERNELS, found: file };
+  const files = KERNEL_KINDS.map((kind) => kernelsFile(cacheFolder(env), kind));
+  const missing = KERNEL_KINDS.filter((_, i) => !existsSync(files[i] ?? ""));
+  if (missing.length === 0) return { name: KERNELS, found: files.join(", ") };
   return {
     name: KERNELS,
-    found: "not built",
+    found: `not built: ${missing.join(", ")}`,
     advice: "rally gpu setup builds them where there is CUDA's compiler nvcc",
   };
 }

@@ -6,7 +6,7 @@ import { buildAddon } from "../../infra/native/build.ts";
 import { findNatsServer } from "../../infra/nats-server.ts";
 import { packageRoot } from "../../infra/own-file.ts";
 import { cacheFolder } from "../../infra/settings.ts";
-import { buildKernels } from "../../models/kernels/build.ts";
+import { buildKernels, KERNEL_KINDS } from "../../models/kernels/build.ts";
 import { makeBundle } from "../../infra/gpu/bundle.ts";
 import { parsePartSize } from "../../infra/gpu/bundle-part-size.ts";
 import { installedOrt } from "../../infra/gpu/ort-library.ts";
@@ -36,8 +36,7 @@ async function main(): Promise<void> {
   const progress = (text: string) => void process.stderr.write(`${text}\n`);
   const { runtime } = await setUpRuntime({ cacheDir, ortLibrary: installedOrt().library, env, progress });
   const build = { cacheDir, headerFolder: runtime.headerFolder, env, progress };
-  const kinds = ["f32", "hopper"] as const;
-  const kernels = await Promise.all(kinds.map((kind) => buildKernels(build, kind)));
+  const kernels = await Promise.all(KERNEL_KINDS.map((kind) => buildKernels(build, kind)));
   const built = [await buildAddon(build), ...kernels];
   const natsServer = await findNatsServer({ env, progress });
   const sources = {

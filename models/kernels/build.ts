@@ -21,7 +21,8 @@ const LINK = ["-shared", "-cudart=static", "-Xlinker=-z,nodelete,-z,defs,--exclu
 export const HOPPER_ONLY = ["all-operators.cc", "attention-ops.cc", "expert-ops.cc", "head-ops.cc", "sizes.cc"];
 
 /** A library of operators: those with Hopper's own instructions, or those in f32, which run on any GPU. */
-export type KernelKind = "hopper" | "f32";
+export const KERNEL_KINDS = ["hopper", "f32"] as const;
+export type KernelKind = (typeof KERNEL_KINDS)[number];
 
 interface KernelLibrary {
   readonly name: string;
