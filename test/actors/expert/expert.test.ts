@@ -393,15 +393,19 @@ describe("Expert: refusals", () => {
     expect((await b.answered(2)).at(-1)?.kind).toBe("result");
   });
 
-  it("is over when it has no memory for a run, and says so to all of it, in a way that passes", async () => {
+  it.each([
+    ["session-failed", "layer-1.onnx: Failed to allocate memory for requested buffer of size 3"],
+    ["out-of-memory", "layer-1-device.onnx: CUDA failure 2: out of memory"],
+    ["device-lost", "layer-1-device.onnx: a kernel failed, and this process has lost its GPU"],
+  ] as const)("is over after %s (%s), and says so to all of the run, in a way that passes", async (code, message) => {
     const b = open();
     b.ffn.gate = () => {
-      throw new RallyError("session-failed", "layer-1.onnx: Failed to allocate memory for requested buffer of size 3");
+      throw new RallyError(code, message);
     };
     b.send(batchOf(1));
     const [answer] = await b.answered(1);
     expect(answer).toMatchObject({ kind: "refused", error: { code: "closed" } });
-    expect(b.lost).toEqual(["session-failed"]);
+    expect(b.lost).toEqual([code]);
   });
 
   it("drains: says goodbye, answers what waits and what still comes, and then nothing", async () => {
