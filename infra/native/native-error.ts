@@ -20,7 +20,8 @@ const DEVICE_LOST = new RegExp(
 );
 
 /** An operator whose kernels were built for other GPUs. */
-const OTHER_GPU = /CUDA failure (98|209|222):|cudaError(InvalidDeviceFunction|NoKernelImageForDevice|UnsupportedPtxVersion)\b/;
+const OTHER_GPU =
+  /CUDA failure (98|209|222):|cudaError(InvalidDeviceFunction|NoKernelImageForDevice|UnsupportedPtxVersion)\b/;
 
 /** What the addon threw, as the error that the caller of a Session expects. */
 export function nativeError(thrown: unknown, graphFile: string): RallyError {
