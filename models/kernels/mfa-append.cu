@@ -1,5 +1,5 @@
-// RoPE and append: rotates the new token's queries and key, quantises, and writes key and value into the page. One warp per head;
-// block row 8 does the key (warp 0) and the value (warp 1).
+// RoPE and append: rotates the new token's queries and key, quantises, and writes key and value into the page. A warp does some of
+// the query heads; in the last block of a token warp 0 does the key and warp 1 the value.
 #include "kernels.h"
 #include "launch.h"
 #include "mfa-page.h"
@@ -9,6 +9,9 @@ namespace rally {
 namespace mfa {
 
 constexpr int kWarps = 8;
+/// Heads of a warp: few enough blocks to run all at once.
+constexpr int kWarpHeads = 4;
+constexpr int kQueryBlocks = kHeads / (kWarps * kWarpHeads);
 
 /// 8 values of a lane: dimensions 4 lane + i and kHeadDim / 2 + 4 lane + i.
 struct Halves {
@@ -36,7 +39,7 @@ __device__ inline Halves loadHead(const Bf16* head) {
 __device__ inline void rotate(Halves& x, const float2* cosSin) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float2 turn = cosSin[4 * (threadIdx.x % 32) + i];
+    const float2 turn = __ldg(cosSin + 4 * (threadIdx.x % 32) + i);
     const float low = x.low[i];
     x.low[i] = low * turn.x - x.high[i] * turn.y;
     x.high[i] = x.high[i] * turn.x + low * turn.y;
@@ -72,23 +75,32 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int sequence = blockIdx.x;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  const bool isQuery = blockIdx.y < kHeads / kWarps;
-  const int head = blockIdx.y * kWarps + warp;
-  Halves x;  // loaded while the length is under way
-  if (isQuery) x = loadHead(query + (static_cast<size_t>(sequence) * kHeads + head) * kHeadDim);
+  const bool isQuery = blockIdx.y < kQueryBlocks;
+  const int firstHead = (blockIdx.y * kWarps + warp) * kWarpHeads;
+  Halves heads[kWarpHeads];  // loaded while the length is under way
+  if (isQuery) {
+#pragma unroll
+    for (int i = 0; i < kWarpHeads; ++i) {
+      heads[i] = loadHead(query + (static_cast<size_t>(sequence) * kHeads + firstHead + i) * kHeadDim);
+    }
+  }
   const int position = sequences.lengths[sequence] - 1;
   if (position < 0 || position >= sequences.maxPages * kPageTokens) return;
   const float2* turns = cosSin + static_cast<size_t>(position) * (kHeadDim / 2);
 
   if (isQuery) {
     uint8_t* rows = rotated + static_cast<size_t>(sequence) * Layout<type>::kQueryBytes;
-    rotate(x, turns);
-    const float largest = largestOfWarp(x);
-    const float factor = largest > 0 ? kMaxE4m3 / largest : 0;
-    storeHead<type>(rows, head, x.low, 4 * lane, factor);
-    storeHead<type>(rows, head, x.high, kHeadDim / 2 + 4 * lane, factor);
-    if (type == KvType::kE4m3 && lane == 0) {
-      reinterpret_cast<float*>(rows + kHeads * kHeadDim)[head] = largest / kMaxE4m3 * kLogitScale;
+#pragma unroll
+    for (int i = 0; i < kWarpHeads; ++i) {
+      const int head = firstHead + i;
+      rotate(heads[i], turns);
+      const float largest = largestOfWarp(heads[i]);
+      const float factor = e4m3Factor(largest);
+      storeHead<type>(rows, head, heads[i].low, 4 * lane, factor);
+      storeHead<type>(rows, head, heads[i].high, kHeadDim / 2 + 4 * lane, factor);
+      if (type == KvType::kE4m3 && lane == 0) {
+        reinterpret_cast<float*>(rows + kHeads * kHeadDim)[head] = largest / kMaxE4m3 * kLogitScale;
+      }
     }
     return;
   }
@@ -103,18 +115,18 @@ __global__ void __launch_bounds__(32 * kWarps)
   }
   float* scales = reinterpret_cast<float*>(page + Layout<type>::kKeyBytes);
   if (warp == 0) {
-    x = loadHead(key + static_cast<size_t>(sequence) * stride);
+    Halves x = loadHead(key + static_cast<size_t>(sequence) * stride);
     rotate(x, turns);
     const float largest = largestOfWarp(x);
-    const float factor = largest > 0 ? kMaxE4m3 / largest : 0;
+    const float factor = e4m3Factor(largest);
     storeHead<type>(page, token, x.low, 4 * lane, factor);
     storeHead<type>(page, token, x.high, kHeadDim / 2 + 4 * lane, factor);
     if (type == KvType::kE4m3 && lane == 0) scales[token] = largest / kMaxE4m3;
   } else if (warp == 1) {
-    x = loadHead(value + static_cast<size_t>(sequence) * stride);
+    const Halves x = loadHead(value + static_cast<size_t>(sequence) * stride);
     const float largest = largestOfWarp(x);
-    // the least power of two that brings all values within e4m3's range
-    const int exponent = largest > 0 ? max(-120, static_cast<int>(ceilf(log2f(largest / kMaxE4m3)))) : 0;
+    // the least power of two that brings all values within e4m3's range; decoding needs scales that are not too far apart
+    const int exponent = largest > 0 ? max(kMinValueExponent, static_cast<int>(ceilf(log2f(largest / kMaxE4m3)))) : 0;
     const float factor = exp2f(static_cast<float>(-exponent));
     uint8_t* values = page + Layout<type>::kValueStart;
 #pragma unroll
@@ -135,7 +147,7 @@ __global__ void __launch_bounds__(32 * kWarps)
 template <KvType type>
 static cudaError_t append(const Bf16* query, const Bf16* key, const Bf16* value, int stride, const float2* cosSin, void* pages,
                           Sequences sequences, void* rotated, cudaStream_t stream) {
-  return launch(appendKernel<type>, {dim3(sequences.numSequences, kHeads / kWarps + 1), dim3(32 * kWarps)}, stream, query, key,
+  return launch(appendKernel<type>, {dim3(sequences.numSequences, kQueryBlocks + 1), dim3(32 * kWarps)}, stream, query, key,
                 value, stride, cosSin, static_cast<uint8_t*>(pages), sequences, static_cast<uint8_t*>(rotated));
 }
 

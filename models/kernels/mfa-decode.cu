@@ -1,4 +1,4 @@
-// MFA's decode attention: one persistent block per multiprocessor streams its share of all pages (mfa-plan.h) through a ring in shared
+// MFA's decode attention: one persistent block per multiprocessor streams its share of all pages (mfa-plan.h) through rings in shared
 // memory; two warpgroups take every other page (mfa-tile.h) and add up at the end of each sequence (mfa-output.h).
 #include "copy.h"
 #include "kernels.h"
@@ -14,8 +14,6 @@ namespace mfa {
 
 constexpr int kThreads = kMaxSequences;
 constexpr int kConsumerWarps = 8;
-
-__device__ inline void prefetch(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
 
 /// A ring for each of the two warpgroups, since each skips the other's pages and a barrier's parity tells only neighbouring phases
 /// apart. Its units hold keys (with their scales) and values of the pages, alternately. More units do worse: what is in flight beyond
@@ -163,12 +161,6 @@ __global__ void __launch_bounds__(kThreads, 1)
     initialise(&shared.queryFull, 1);
     initialise(&shared.queryEmpty, 32 * kConsumerWarps);
     fenceBarriers();
-  }
-  // brings near what the plan and the first copies need; an earlier kernel may still write it
-  if (threadIdx.x < sequences.numSequences) prefetch(sequences.lengths + threadIdx.x);
-  if (threadIdx.x < sequences.maxPages) {
-    const size_t likely = blockIdx.x * sequences.numSequences / gridDim.x;
-    prefetch(sequences.pageTable + likely * sequences.maxPages + threadIdx.x);
   }
   waitForPrevious();
   const Plan plan = makePlan(shared.plan, sequences);  // its barriers cover the initialisation

@@ -1,6 +1,6 @@
-// Joins the shares of a sequence that several blocks have parts of, without waiting: whoever of a group of four comes last takes the
-// others' parts from the workspace and goes on to the next group of four in the group's name. Every warp does this on its own for
-// its 16 heads by 128 dimensions. Parts are added in the order of the blocks, so that results do not depend on who came last.
+// Joins the shares of a sequence that several blocks have parts of, without waiting: whoever of a group of four comes last takes
+// the others' parts from the workspace and goes on to the next group of four in the group's name. Every warp does this on its own
+// for its 16 heads by 128 dimensions. Parts are added in the order of the blocks: results do not depend on who came last.
 #pragma once
 
 #include "mfa-output.h"
@@ -12,10 +12,16 @@ constexpr int kJoinSize = 4;
 constexpr int kJoinLevels = 4;  // 4^4 blocks
 constexpr int kJoinWarps = 8;
 
-/// One block's share of a sequence, unnormalised.
+/// One block's share of a sequence, unnormalised, in half precision.
 struct Part {
-  float4 output[kJoinWarps][16][32];  // [warp, 4 consecutive accumulators, lane]
-  float2 stats[kJoinWarps][16];       // maximum and sum, [warp, head]
+  uint2 output[kJoinWarps][16][32];  // [warp, 4 consecutive accumulators, lane], over the row's largest
+  float4 stats[kJoinWarps][16];      // maximum, sum, the row's largest, [warp, head]
+};
+
+/// A thread's share of a part.
+struct Share {
+  uint2 output[16];
+  float4 stats[2];
 };
 
 /// Arrivals, zero between launches.
@@ -43,58 +49,78 @@ __device__ inline uint32_t arriveAt(uint32_t* counter) {
   return __shfl_sync(~0u, numBefore, 0);
 }
 
-__device__ inline void storePart(const Half& half, Part& part, int warp) {
-  const int lane = threadIdx.x % 32;
+__device__ inline Share shareOf(const Half& half) {
+  Share share;
+  float factors[2];
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    const float largest = largestOfRow(half.output, h);
+    factors[h] = e4m3Factor(largest) / kMaxE4m3;
+    share.stats[h] = {half.maximum[h], half.sum[h], largest, 0};
+  }
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
-    __stcg(&part.output[warp][i][lane],
-           float4{half.output[4 * i], half.output[4 * i + 1], half.output[4 * i + 2], half.output[4 * i + 3]});
+    const float* four = half.output + 4 * i;
+    share.output[i] = {packHalf(four[0] * factors[0], four[1] * factors[0]), packHalf(four[2] * factors[1], four[3] * factors[1])};
   }
+  return share;
+}
+
+__device__ inline void storeShare(const Share& share, Part& part, int warp) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < 16; ++i) __stcg(&part.output[warp][i][lane], share.output[i]);
   if (lane % 4 == 0) {
-    __stcg(&part.stats[warp][lane / 4], float2{half.maximum[0], half.sum[0]});
-    __stcg(&part.stats[warp][lane / 4 + 8], float2{half.maximum[1], half.sum[1]});
+    __stcg(&part.stats[warp][lane / 4], share.stats[0]);
+    __stcg(&part.stats[warp][lane / 4 + 8], share.stats[1]);
   }
 }
 
-/// half = the sum of the parts of members first, first + step, … below end, of which `own` is in registers.
+/// The sum of the parts of members first, first + step, … below end. The one in registers, `own`, is as narrow as the others, so
+/// that the sum does not depend on whose it is.
 template <typename PartOf>
-__device__ void addParts(Half& half, int own, int first, int step, int end, int warp, PartOf partOf) {
+__device__ Half addParts(const Share& ownShare, int own, int first, int step, int end, int warp, PartOf partOf) {
   const int lane = threadIdx.x % 32;
-  float2 stats[kJoinSize][2];
-  float maximum[2] = {-INFINITY, -INFINITY};
+  float4 stats[kJoinSize][2];
+  Half joined = {{-INFINITY, -INFINITY}, {}, {}};
 #pragma unroll
   for (int i = 0; i < kJoinSize; ++i) {
     const int member = first + i * step;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      stats[i][h] = {-INFINITY, 0};
+      stats[i][h] = {-INFINITY, 0, 0, 0};
       if (member == own) {
-        stats[i][h] = {half.maximum[h], half.sum[h]};
+        stats[i][h] = ownShare.stats[h];
       } else if (member < end) {
         stats[i][h] = __ldcg(&partOf(member).stats[warp][lane / 4 + 8 * h]);
       }
-      maximum[h] = fmaxf(maximum[h], stats[i][h].x);
+      joined.maximum[h] = fmaxf(joined.maximum[h], stats[i][h].x);
     }
   }
-  Half joined = {{maximum[0], maximum[1]}, {}, {}};
 #pragma unroll
   for (int i = 0; i < kJoinSize; ++i) {
     const int member = first + i * step;
     if (member >= end) break;
-    const float weights[2] = {exp2Fast(stats[i][0].x - maximum[0]), exp2Fast(stats[i][1].x - maximum[1])};
-    joined.sum[0] = fmaf(stats[i][0].y, weights[0], joined.sum[0]);
-    joined.sum[1] = fmaf(stats[i][1].y, weights[1], joined.sum[1]);
+    float weights[2];
+#pragma unroll
+    for (int h = 0; h < 2; ++h) {
+      weights[h] = exp2Fast(stats[i][h].x - joined.maximum[h]);
+      joined.sum[h] = fmaf(stats[i][h].y, weights[h], joined.sum[h]);
+      weights[h] *= stats[i][h].z;
+    }
 #pragma unroll
     for (int j = 0; j < 16; ++j) {
-      float4 x = {half.output[4 * j], half.output[4 * j + 1], half.output[4 * j + 2], half.output[4 * j + 3]};
-      if (member != own) x = __ldcg(&partOf(member).output[warp][j][lane]);
-      joined.output[4 * j] = fmaf(x.x, weights[0], joined.output[4 * j]);
-      joined.output[4 * j + 1] = fmaf(x.y, weights[0], joined.output[4 * j + 1]);
-      joined.output[4 * j + 2] = fmaf(x.z, weights[1], joined.output[4 * j + 2]);
-      joined.output[4 * j + 3] = fmaf(x.w, weights[1], joined.output[4 * j + 3]);
+      uint2 packed = ownShare.output[j];
+      if (member != own) packed = __ldcg(&partOf(member).output[warp][j][lane]);
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+        const float2 two = unpackHalf(h == 0 ? packed.x : packed.y);
+        joined.output[4 * j + 2 * h] = fmaf(two.x, weights[h], joined.output[4 * j + 2 * h]);
+        joined.output[4 * j + 2 * h + 1] = fmaf(two.y, weights[h], joined.output[4 * j + 2 * h + 1]);
+      }
     }
   }
-  half = joined;
+  return joined;
 }
 
 /// Whether this warp came last of all: then `half` is complete.
@@ -109,13 +135,15 @@ __device__ inline bool join(Half& half, Workspace workspace, Sharing sharing) {
     const int size = (end - first + step - 1) / step;
     if (size > 1) {
       uint32_t* counter = &workspace.counters[level * workspace.numParts + indexOf(first)][warp];
+      const Share share = shareOf(half);
       const bool isLast = __shfl_sync(~0u, loadAcquire(counter), 0) == size - 1;  // saves storing
       if (!isLast) {
-        storePart(half, workspace.parts[indexOf(own)], warp);
+        storeShare(share, workspace.parts[indexOf(own)], warp);
         if (arriveAt(counter) != size - 1) return false;
       }
       if (lane == 0) *counter = 0;
-      addParts(half, own, first, step, end, warp, [&](int member) -> const Part& { return workspace.parts[indexOf(member)]; });
+      half = addParts(share, own, first, step, end, warp,
+                      [&](int member) -> const Part& { return workspace.parts[indexOf(member)]; });
     }
     own = first;
   }

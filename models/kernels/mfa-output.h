@@ -13,6 +13,16 @@ struct Half {
   float output[64];
 };
 
+/// Of one of a thread's two heads, over the quad.
+__device__ inline float largestOfRow(const float (&output)[64], int half) {
+  float largest = 0;
+#pragma unroll
+  for (int j = 0; j < 16; ++j) {
+    largest = fmaxf(largest, fmaxf(fabsf(output[4 * j + 2 * half]), fabsf(output[4 * j + 2 * half + 1])));
+  }
+  return maxOfQuad(largest);
+}
+
 /// What each of the two warpgroups gives the other.
 struct Exchange {
   float4 words[2][16][128];  // [giver, 4 consecutive accumulators, thread]
@@ -104,13 +114,8 @@ __device__ inline void storeQuantised(const Half& attention, int warpgroup, int 
   for (int half = 0; half < 2; ++half) {
     const int head = 16 * warp + threadIdx.x % 32 / 4 + 8 * half;
     const float inverse = attention.sum[half] > 0 ? 1 / attention.sum[half] : 0;
-    float largest = 0;
-#pragma unroll
-    for (int j = 0; j < 16; ++j) {
-      largest = fmaxf(largest, fmaxf(fabsf(attention.output[4 * j + 2 * half]), fabsf(attention.output[4 * j + 2 * half + 1])));
-    }
-    largest = maxOfQuad(largest) * inverse;
-    const float factor = largest > 0 ? kMaxE4m3 / largest * inverse : 0;
+    const float largest = largestOfRow(attention.output, half) * inverse;
+    const float factor = e4m3Factor(largest) * inverse;
     uint32_t pairs[8];
 #pragma unroll
     for (int j = 0; j < 16; ++j) {

@@ -1,5 +1,5 @@
-// Where MFA's attention keeps keys, values and rotated queries: exactly as shared memory and the matrix instructions want them, so
-// that plain bulk copies bring them there. 64 query heads, one key and value head of 256; a page holds 64 tokens:
+// Where MFA's attention keeps keys, values and rotated queries: as shared memory and the matrix instructions want them, so that
+// plain bulk copies bring them there. 64 query heads, one key and value head of 256; a page holds 64 tokens:
 //   keys    64 rows (tokens) of 256 values, cut into blocks of 128 bytes per row; block b of all rows is contiguous and 128-byte
 //           swizzled (16-byte chunk c of row r lies at chunk c ^ (r % 8))
 //   scales  e4m3 only: 64 key scales (f32), then 64 value scales as f32 1.5 * 2^23 + log2(scale); value scales are powers of two
@@ -18,7 +18,8 @@ constexpr int kHeadDim = 256;
 constexpr float kLogitScale = 1.4426950408889634f / 16;
 /// Added to the binary logarithm of a value scale: the sum's low bits are the logarithm as an integer.
 constexpr float kLogOffset = 12582912.0f;
-constexpr float kMaxE4m3 = 448.0f;
+/// Values of a token whose largest is below 2^-40 * 448 lose precision.
+constexpr int kMinValueExponent = -40;
 
 template <KvType type>
 struct Layout {

@@ -1,7 +1,7 @@
 // How the pages of all sequences are divided over the blocks of one launch, from the lengths on the device alone. Block b does
-// everything between the places b and b + 1 in the order of sequences and pages. A place near a sequence's border moves onto it, and
-// as many blocks are used as split the fewest sequences: some blocks fewer keep the card's memory busy too, but a split sequence's parts
-// must be written and read again.
+// everything between the places b and b + 1 in the order of sequences and pages. A place near a sequence's border moves onto it,
+// and a few blocks are left out where that spares many splits: fewer blocks keep the card's memory busy too, but a split sequence's
+// parts must be written and read again.
 #pragma once
 
 #include "kernels.h"

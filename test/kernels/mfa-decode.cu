@@ -67,8 +67,11 @@ static bool check(const Case& test, uint64_t seed) {
       Random numbers(tokenSeed + static_cast<uint64_t>(order[rank]) * 1000003 + position);
       Bf16* row = &keyValues[rowOf(rank, position) * kStride];
       const float keySize = 0.5f + numbers.below(1000) * 1e-3f;
-      const float valueSize = std::exp2(static_cast<float>(numbers.below(7) - 3)) * (1 + numbers.below(100) * 0.01f);
-      for (int d = 0; d < kDim; ++d) row[d] = __float2bfloat16(numbers.normal() * keySize);
+      // values of all sizes, some tokens next to nothing, some nothing at all
+      const int kind = position < 16 ? 2 : numbers.below(16);
+      const float smallness = kind == 0 ? 0 : kind == 1 ? 0x1p-100f : 1;
+      const float valueSize = smallness * std::exp2(static_cast<float>(numbers.below(7) - 3)) * (1 + numbers.below(100) * 0.01f);
+      for (int d = 0; d < kDim; ++d) row[d] = __float2bfloat16(numbers.normal() * keySize * (kind == 0 ? 0 : 1));
       for (int d = 0; d < kDim; ++d) row[kDim + d] = __float2bfloat16((numbers.normal() + 0.25f * (d % 3)) * valueSize);
     }
   });
