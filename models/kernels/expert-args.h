@@ -17,8 +17,10 @@ struct Shape {
   __host__ __device__ int hiddenGroups() const { return hidden / kGroup; }
   __host__ __device__ int interGroups() const { return inter / kGroup; }
   __host__ __device__ int hiddenPairs() const { return (hidden + kItemRows - 1) / kItemRows; }
-  __host__ __device__ Phase gateUp() const { return {numLocal, interGroups(), hiddenGroups()}; }
-  __host__ __device__ Phase down() const { return {numLocal, hiddenPairs(), interGroups()}; }
+  /// 0: gate and up, 1: down.
+  __host__ __device__ Phase phase(int p) const {
+    return p == 0 ? Phase{numLocal, interGroups(), hiddenGroups()} : Phase{numLocal, hiddenPairs(), interGroups()};
+  }
 };
 
 /// Activations gathered per token tile, as bulk copies want them; unused rows are never written nor looked at.

@@ -11,22 +11,6 @@ namespace {
 constexpr int kThreads = 384;  // two warpgroups of consumers, one with the producing and announcing warps
 static_assert(sizeof(Shared) + 1024 <= 232448);
 
-/// What this block does in one phase.
-struct Work {
-  const Plan& plan;
-  Phase phase;
-  int rank;
-  Range range;
-  __device__ Work(const Args& args, const Plan& plan, int p)
-      : plan(plan),
-        phase(p == 0 ? args.shape.gateUp() : args.shape.down()),
-        rank(clusterRank()),
-        range(rangeOf(plan.tileBase, phase, blockIdx.x / 2, gridDim.x / 2)) {}
-  __device__ Segment segment(int index) const {
-    return segmentOf(plan.tileBase, plan.rowBase, phase, range, index, rank);
-  }
-};
-
 /// One warp. At most kStagesInFlight stages are asked for and not there yet: more would only queue up in front of everybody else's
 /// accesses to memory.
 __device__ void produceWeights(const Args& args, Shared& shared) {
@@ -34,10 +18,10 @@ __device__ void produceWeights(const Args& args, Shared& shared) {
   Turn<kWeightStages> turn, arrived;
   int numInFlight = 0;
   for (int p = 0; p < 2; ++p) {
-    const Work work(args, shared.plan, p);
+    const Work work(args.shape, shared.plan, p);
     const Weights& weights = p == 0 ? args.weights.gateUp : args.weights.down;
     const int rowTiles = p == 0 ? 2 * args.shape.interGroups() : args.shape.hiddenGroups(), kSteps = work.phase.kSteps;
-    for (int s = 0; s < work.range.numSegments; ++s) {
+    for (int s = 0; s < work.numSegments(); ++s) {
       const Segment segment = work.segment(s);
       const int numTiles = max(0, min(2, rowTiles - 2 * segment.rowPair));
       const size_t firstTile = (size_t(segment.expert) * rowTiles + 2 * segment.rowPair) * kSteps;
@@ -73,7 +57,7 @@ __device__ void produceWeights(const Args& args, Shared& shared) {
             uint8_t* target = shared.weights[turn.stage] + t * kTileBytes;
             if (!segment.sideBySide)
               copyOnce(target, source, kTileBytes, full);
-            else if (t == work.rank)
+            else if (t == work.rank())
               copyOnceToBoth(target, source, kTileBytes, full);
           }
         }
@@ -90,14 +74,14 @@ __device__ void produceActivations(const Args& args, Shared& shared) {
   const Progress& progress = args.workspace.progress;
   Turn<kActivationStages> turn;
   for (int p = 0; p < 2; ++p) {
-    const Work work(args, shared.plan, p);
+    const Work work(args.shape, shared.plan, p);
     const int kSteps = work.phase.kSteps;
     const PackedActivations& source = p == 0 ? args.workspace.input : args.workspace.middle;
-    for (int s = 0; s < work.range.numSegments; ++s) {
+    for (int s = 0; s < work.numSegments(); ++s) {
       const Segment segment = work.segment(s);
       const int tokens = fetchedTokens(segment.numRows);
       const int share = segment.sideBySide ? tokens : tokens / 2;  // what this block fetches
-      const int first = segment.sideBySide ? 0 : work.rank * share;
+      const int first = segment.sideBySide ? 0 : work.rank() * share;
       if (p == 0) {
         waitAtLeast(progress.packed + segment.tile, segment.numRows);
         fenceGlobalForAsync();
@@ -140,8 +124,8 @@ __device__ void announceSegments(const Args& args, Shared& shared) {
   const Progress& progress = args.workspace.progress;
   uint32_t parity = 0;
   for (int p = 0; p < 2; ++p) {
-    const Work work(args, shared.plan, p);
-    for (int s = 0; s < work.range.numSegments; ++s) {
+    const Work work(args.shape, shared.plan, p);
+    for (int s = 0; s < work.numSegments(); ++s) {
       const Segment segment = work.segment(s);
       if (segment.rowPair >= work.phase.rowPairs) continue;
       int* counter = segment.kEnd < work.phase.kSteps ? progress.handedOver + p * kMaxBlocks + blockIdx.x
@@ -169,8 +153,8 @@ __device__ void consume(const Args& args, Shared& shared, Gather& gather) {
   if (warp >= 4) asm volatile("bar.arrive 2, 256;" ::: "memory");  // the first warpgroup begins, see awaitTurn
   Consumer consumer{args, shared, thread, warp / 4, warp % 4, thread % 32, {}, {}};
   for (int p = 0; p < 2; ++p) {
-    const Work work(args, shared.plan, p);
-    for (int s = 0; s < work.range.numSegments; ++s) consumer.run(work.segment(s), p);
+    const Work work(args.shape, shared.plan, p);
+    for (int s = 0; s < work.numSegments(); ++s) consumer.run(work, s, p);
   }
   combine(args, shared.plan, warpId, numWarps);
 }
@@ -196,6 +180,9 @@ __global__ void __cluster_dims__(2) __launch_bounds__(kThreads, 1) ffnKernel(con
   Gather gather;
   if (threadIdx.x < kConsumers) gather.load(args, threadIdx.x / 32 * gridDim.x + blockIdx.x);
   makePlan(args, shared.plan, scratch);
+  if (threadIdx.x < 2)
+    shared.plan.ranges[threadIdx.x] =
+        rangeOf(shared.plan.tileBase, args.shape.phase(threadIdx.x), blockIdx.x / 2, gridDim.x / 2);
   clusterBarrier();
   if (threadIdx.x < kConsumers) {
     growRegisters<232>();

@@ -18,13 +18,6 @@ constexpr int kMaxBlocks = 132;
 constexpr int kTileBytes = 128 * 128;
 constexpr uint16_t kNoRow = 0xffff;
 
-/// Rows are (token, choice) pairs with a local expert, in ascending order of expert, then token.
-struct Plan {
-  int rowBase[kMaxLocal + 1];
-  int tileBase[kMaxLocal + 1];
-  uint16_t rowOf[kMaxRows];  // [numTokens, topK + 1] row, kNoRow: expert elsewhere; the last choice is the shared expert
-};
-
 /// One matrix product of all experts.
 struct Phase {
   int numLocal;
@@ -57,6 +50,14 @@ struct Range {
   int headSteps;  // first steps of item endWhole, done first
   int tailBegin;  // from this step on of item firstWhole - 1, done last; 0: none
   int numSegments;
+};
+
+/// Rows are (token, choice) pairs with a local expert, in ascending order of expert, then token.
+struct Plan {
+  int rowBase[kMaxLocal + 1];
+  int tileBase[kMaxLocal + 1];
+  Range ranges[2];  // of this block's cluster in gate/up and down
+  uint16_t rowOf[kMaxRows];  // [numTokens, topK + 1] row, kNoRow: expert elsewhere; the last choice is the shared expert
 };
 
 struct Cut {

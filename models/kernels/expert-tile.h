@@ -46,6 +46,19 @@ struct Turn {
   }
 };
 
+/// What this block does in one phase. Nothing of it is kept in registers.
+struct Work {
+  const Plan& plan;
+  Phase phase;
+  int p;
+  __device__ Work(const Shape& shape, const Plan& plan, int p) : plan(plan), phase(shape.phase(p)), p(p) {}
+  __device__ int rank() const { return clusterRank(); }
+  __device__ int numSegments() const { return plan.ranges[p].numSegments; }
+  __device__ Segment segment(int index) const {
+    return segmentOf(plan.tileBase, plan.rowBase, phase, plan.ranges[p], index, rank());
+  }
+};
+
 /// Tokens whose activations are fetched, when so many are used.
 __device__ inline int fetchedTokens(int numRows) { return (numRows + 15) / 16 * 16; }
 
@@ -255,14 +268,18 @@ struct Consumer {
   }
 
   template <int blocks>
-  __device__ void runSegment(const Segment& segment, int p) {
-    const Phase phase = p == 0 ? args.shape.gateUp() : args.shape.down();
-    const bool absent = segment.rowPair >= phase.rowPairs;
+  __device__ void runSegment(const Work& work, int index, int p) {
     float sums[blocks][32] = {};
-    if (segment.kBegin > 0 && !absent) takeOver<blocks>(sums, p);
-    for (int k = segment.kBegin; k < segment.kEnd; ++k) addStep<blocks>(sums);
-    if (absent) return;
-    if (segment.kEnd < phase.kSteps)
+    int numSteps;
+    {
+      const Segment segment = work.segment(index);
+      numSteps = segment.kEnd - segment.kBegin;
+      if (segment.kBegin > 0 && segment.rowPair < work.phase.rowPairs) takeOver<blocks>(sums, p);
+    }
+    for (; numSteps > 0; --numSteps) addStep<blocks>(sums);
+    const Segment segment = work.segment(index);  // again, so that the steps have the registers
+    if (segment.rowPair >= work.phase.rowPairs) return;
+    if (segment.kEnd < work.phase.kSteps)
       handOver<blocks>(sums, p);
     else if (p == 0)
       activate<blocks>(sums, segment);
@@ -280,11 +297,11 @@ struct Consumer {
     if (kArrivalsPerWarp == 32 || lane == 0) arrive(&shared.written);
   }
 
-  __device__ void run(const Segment& segment, int phase) {
-    if (segment.numRows > 64)
-      runSegment<4>(segment, phase);
+  __device__ void run(const Work& work, int index, int p) {
+    if (work.segment(index).numRows > 64)
+      runSegment<4>(work, index, p);
     else
-      runSegment<2>(segment, phase);
+      runSegment<2>(work, index, p);
   }
 };
 

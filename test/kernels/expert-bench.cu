@@ -78,7 +78,7 @@ void bench(const char* name, const Dimensions& d, const ExpertSet* const (&sets)
 
 int main() {
   const Dimensions d{7168, 5120, 4, 48, 3, 3};
-  const ExpertSet first(d, 1), second(d, 2);
+  const ExpertSet first(d, 1, false), second(d, 2, false);
   const ExpertSet* const sets[2] = {&first, &second};
   const size_t bytes = first.gateUp.host.size();
   uint32_t* sink;

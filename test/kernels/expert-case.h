@@ -68,7 +68,7 @@ static __global__ void fillE4m3(uint8_t* out, size_t size, uint64_t seed) {
 struct ExpertSet {
   Buffer<uint8_t> gateUp, down;
   Buffer<float> gateUpScales, downScales;
-  ExpertSet(const Dimensions& d, uint64_t seed)
+  ExpertSet(const Dimensions& d, uint64_t seed, bool onHost = true)
       : gateUp(size_t{2} * d.numLocal * d.inter * d.hidden),
         down(size_t(d.numLocal) * d.inter * d.hidden),
         gateUpScales(gateUp.host.size() / 16384),
@@ -82,6 +82,7 @@ struct ExpertSet {
     fillE4m3<<<1024, 256>>>(gateUp.device, gateUp.host.size(), seed * 2 + 1);
     fillE4m3<<<1024, 256>>>(down.device, down.host.size(), seed * 2 + 2);
     CHECK(cudaGetLastError());
+    if (!onHost) return;
     gateUp.download();
     down.download();
   }
