@@ -4,7 +4,10 @@ import type { DeviceLayout } from "./device-attention-stages.ts";
 import { DEVICE_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
 import { denseSlices } from "./hopper-graphs.ts";
 
-/** What the FP8 graphs' operators work in, as their `library` has it. */
+/**
+ * What the FP8 graphs' operators work in, as their `library` has it. The promise of `AttentionStages` is weaker there: the attention
+ * kernel cuts sequences into shares by how long all of a tile's are, so a row's last bits depend on its company.
+ */
 export function hopperLayout(config: ModelConfig, library: string): DeviceLayout {
   const { hiddenSize, shareQDim, numHeads, headDim, contextLength, denseDim } = config;
   const sizes = new KernelSizes(library);
