@@ -1,5 +1,5 @@
-// RoPE and append: rotates the new token's queries and key, quantises, and writes key and value into the page. A warp does some of
-// the query heads; in the last block of a token warp 0 does the key and warp 1 the value.
+// RoPE and append: rotates the new token's queries and key, quantises, and writes key and value into the page. One warp per query
+// head; in the last block of a token warp 0 does the key and warp 1 the value.
 #include "kernels.h"
 #include "launch.h"
 #include "mfa-page.h"
@@ -9,9 +9,7 @@ namespace rally {
 namespace mfa {
 
 constexpr int kWarps = 8;
-/// Heads of a warp: few enough blocks to run all at once.
-constexpr int kWarpHeads = 4;
-constexpr int kQueryBlocks = kHeads / (kWarps * kWarpHeads);
+constexpr int kQueryBlocks = kHeads / kWarps;
 
 /// 8 values of a lane: dimensions 4 lane + i and kHeadDim / 2 + 4 lane + i.
 struct Halves {
@@ -39,7 +37,7 @@ __device__ inline Halves loadHead(const Bf16* head) {
 __device__ inline void rotate(Halves& x, const float2* cosSin) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const float2 turn = __ldg(cosSin + 4 * (threadIdx.x % 32) + i);
+    const float2 turn = cosSin[4 * (threadIdx.x % 32) + i];
     const float low = x.low[i];
     x.low[i] = low * turn.x - x.high[i] * turn.y;
     x.high[i] = x.high[i] * turn.x + low * turn.y;
@@ -75,32 +73,21 @@ __global__ void __launch_bounds__(32 * kWarps)
   const int sequence = blockIdx.x;
   const int lane = threadIdx.x % 32;
   const int warp = threadIdx.x / 32;
-  const bool isQuery = blockIdx.y < kQueryBlocks;
-  const int firstHead = (blockIdx.y * kWarps + warp) * kWarpHeads;
-  Halves heads[kWarpHeads];  // loaded while the length is under way
-  if (isQuery) {
-#pragma unroll
-    for (int i = 0; i < kWarpHeads; ++i) {
-      heads[i] = loadHead(query + (static_cast<size_t>(sequence) * kHeads + firstHead + i) * kHeadDim);
-    }
-  }
   const int position = sequences.lengths[sequence] - 1;
   if (position < 0 || position >= sequences.maxPages * kPageTokens) return;
   const float2* turns = cosSin + static_cast<size_t>(position) * (kHeadDim / 2);
 
-  if (isQuery) {
+  if (blockIdx.y < kQueryBlocks) {
+    const int head = blockIdx.y * kWarps + warp;
     uint8_t* rows = rotated + static_cast<size_t>(sequence) * Layout<type>::kQueryBytes;
-#pragma unroll
-    for (int i = 0; i < kWarpHeads; ++i) {
-      const int head = firstHead + i;
-      rotate(heads[i], turns);
-      const float largest = largestOfWarp(heads[i]);
-      const float factor = e4m3Factor(largest);
-      storeHead<type>(rows, head, heads[i].low, 4 * lane, factor);
-      storeHead<type>(rows, head, heads[i].high, kHeadDim / 2 + 4 * lane, factor);
-      if (type == KvType::kE4m3 && lane == 0) {
-        reinterpret_cast<float*>(rows + kHeads * kHeadDim)[head] = largest / kMaxE4m3 * kLogitScale;
-      }
+    Halves x = loadHead(query + (static_cast<size_t>(sequence) * kHeads + head) * kHeadDim);
+    rotate(x, turns);
+    const float largest = largestOfWarp(x);
+    const float factor = e4m3Factor(largest);
+    storeHead<type>(rows, head, x.low, 4 * lane, factor);
+    storeHead<type>(rows, head, x.high, kHeadDim / 2 + 4 * lane, factor);
+    if (type == KvType::kE4m3 && lane == 0) {
+      reinterpret_cast<float*>(rows + kHeads * kHeadDim)[head] = largest / kMaxE4m3 * kLogitScale;
     }
     return;
   }
