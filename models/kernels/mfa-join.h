@@ -141,6 +141,7 @@ __device__ inline bool join(Half& half, Workspace workspace, Sharing sharing) {
         storeShare(share, workspace.parts[indexOf(own)], warp);
         if (arriveAt(counter) != size - 1) return false;
       }
+      __syncwarp();  // what the first lane has seen arrive, all lanes see
       if (lane == 0) *counter = 0;
       half = addParts(share, own, first, step, end, warp,
                       [&](int member) -> const Part& { return workspace.parts[indexOf(member)]; });
