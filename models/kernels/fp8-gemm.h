@@ -9,7 +9,7 @@ namespace rally {
 /// row tiles, which share what is read of the activations, times `splits` parts of K, whose sums meet in shared memory.
 struct GemmPlan {
   int rowTiles;  // 1 or 2
-  int splits;    // rowTiles * splits <= 8
+  int splits;    // 1, 2 or 4
 };
 
 /// Depends on the weights alone, not on the number of tokens: the order of summation is part of a token's result.

@@ -125,7 +125,7 @@ cudaError_t embed(const int32_t* ids, const Bf16* table, Bf16* out, int numToken
 
 /// The numCandidates (1 to 64) largest logits of each row (descending; ties: the lower id) as ids and values [T, numCandidates],
 /// and logSum [T] = log(sum(exp(logits))), so that a sampler needs nothing else from the device. logits [T, stride], of which the
-/// first `vocab` columns count. workspace: candidatesWorkspaceBytes(...), of any content.
+/// first `vocab` columns count. Where fewer are numbers, the rest are id -1. workspace: candidatesWorkspaceBytes(...), of any content.
 cudaError_t topCandidates(const Bf16* logits, int stride, int32_t* ids, float* values, float* logSum, int numTokens, int vocab,
                           int numCandidates, void* workspace, cudaStream_t stream);
 size_t candidatesWorkspaceBytes(int numTokens, int vocab, int numCandidates);

@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kRun = 8;
 constexpr int kLanesPerGroup = kGroup / kRun;
-constexpr int kMaxThreads = 512;
+constexpr int kMaxThreads = 448;
 constexpr float kLargest = 448;          // of e4m3
 constexpr float kSmallestScaled = 1e-30f;  // keeps the inverse scale of a group of zeros finite
 
@@ -39,9 +39,18 @@ __device__ float sumOfBlock(float value) {
 __device__ void add(float (&sums)[kRun], Bf16x8 run) {
 #pragma unroll
   for (int i = 0; i < kRun / 2; ++i) {
-    const float2 pair = __bfloat1622float2(run.pairs[i]);
+    const float2 pair = widenPair(run.words[i]);
     sums[2 * i] += pair.x;
     sums[2 * i + 1] += pair.y;
+  }
+}
+
+__device__ void scale(float (&values)[kRun], Bf16x8 weight, float factor) {
+#pragma unroll
+  for (int i = 0; i < kRun / 2; ++i) {
+    const float2 pair = widenPair(weight.words[i]);
+    values[2 * i] *= pair.x * factor;
+    values[2 * i + 1] *= pair.y * factor;
   }
 }
 
@@ -96,29 +105,29 @@ __device__ void quantiseRun(const float (&values)[kRun], const NormJob& job, int
   if (run % kLanesPerGroup == 0) job.out.scales[run / kLanesPerGroup * job.numTokens + token] = largest / kLargest;
 }
 
+/// Registers are kept few, so that a block of the next GEMM can start beside one of these.
 template <int runsPerThread>
-__global__ void __launch_bounds__(kMaxThreads, runsPerThread <= 2 ? 2 : 1) normKernel(const NormJob job) {
+__global__ void __maxnreg__(runsPerThread <= 2 ? 48 : 128) normKernel(const NormJob job) {
   letNextStart();
   const int token = blockIdx.x;
   const int numRuns = job.width / kRun;
-  Bf16x8 weight[runsPerThread];
-#pragma unroll
-  for (int i = 0; i < runsPerThread; ++i) {
-    const int run = threadIdx.x + i * blockDim.x;
-    if (run < numRuns) weight[i] = loadRun(job.weight, run);
+  for (int i = 16 * threadIdx.x; i < numRuns; i += 16 * blockDim.x) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"(job.weight + i * kRun));
   }
   waitForPrevious();
 
-  Bf16x8 before[runsPerThread];
-#pragma unroll
-  for (int i = 0; i < runsPerThread; ++i) {
-    const int run = threadIdx.x + i * blockDim.x;
-    before[i] = run < numRuns ? loadRun(job.x, static_cast<int64_t>(token) * (job.stride / kRun) + run) : Bf16x8{};
-  }
   float x[runsPerThread][kRun] = {};
-  if (job.residual != nullptr) addPartials(x, job, token);
+  {
+    Bf16x8 before[runsPerThread];
 #pragma unroll
-  for (int i = 0; i < runsPerThread; ++i) add(x[i], before[i]);
+    for (int i = 0; i < runsPerThread; ++i) {
+      const int run = threadIdx.x + i * blockDim.x;
+      before[i] = run < numRuns ? loadRun(job.x, static_cast<int64_t>(token) * (job.stride / kRun) + run) : Bf16x8{};
+    }
+    if (job.residual != nullptr) addPartials(x, job, token);
+#pragma unroll
+    for (int i = 0; i < runsPerThread; ++i) add(x[i], before[i]);
+  }
   if (job.residual != nullptr) store(x, job, token);
   float squares = 0;
 #pragma unroll
@@ -126,21 +135,22 @@ __global__ void __launch_bounds__(kMaxThreads, runsPerThread <= 2 ? 2 : 1) normK
 #pragma unroll
     for (int j = 0; j < kRun; ++j) squares = fmaf(x[i][j], x[i][j], squares);
   }
+  Bf16x8 weight[runsPerThread];
+#pragma unroll
+  for (int i = 0; i < runsPerThread; ++i) {
+    const int run = threadIdx.x + i * blockDim.x;
+    weight[i] = run < numRuns ? loadRun(job.weight, run) : Bf16x8{};
+  }
   const float inverse = 1 / sqrtf(sumOfBlock(squares) / job.width + job.epsilon);
 #pragma unroll
   for (int i = 0; i < runsPerThread; ++i) {
     const int run = threadIdx.x + i * blockDim.x;
     const bool inside = run < numRuns;
-    float scaled[kRun] = {};
-    if (inside) {
-      widen(weight[i], scaled);
-#pragma unroll
-      for (int j = 0; j < kRun; ++j) scaled[j] *= x[i][j] * inverse;
-      if (job.normed != nullptr) {
-        reinterpret_cast<Bf16x8*>(job.normed)[static_cast<int64_t>(token) * numRuns + run] = narrow(scaled);
-      }
+    scale(x[i], weight[i], inverse);
+    if (job.normed != nullptr && inside) {
+      reinterpret_cast<Bf16x8*>(job.normed)[static_cast<int64_t>(token) * numRuns + run] = narrow(x[i]);
     }
-    if (job.out.data != nullptr) quantiseRun(scaled, job, token, run, inside);
+    if (job.out.data != nullptr) quantiseRun(x[i], job, token, run, inside);
   }
 }
 

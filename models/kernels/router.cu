@@ -4,6 +4,7 @@
 #include "cluster.h"
 #include "copy.h"
 #include "launch.h"
+#include "tensor-map.h"
 #include "vectors.h"
 
 namespace rally {
@@ -17,13 +18,11 @@ constexpr int kMaxExperts = 256;
 constexpr int kMaxTopK = 16;
 constexpr int kRun = 4;          // hidden values that a lane takes together
 constexpr int kChunk = 32 * kRun;  // of a warp
-constexpr int kStages = 8;
+constexpr int kStages = 4;  // two blocks of a multiprocessor have room
 constexpr int kSums = kExpertsPerWarp * kTokens;
 
 struct RouterJob {
-  const Bf16* x;        // [T, hidden]
-  const float* router;  // [numExperts, hidden]
-  int32_t* expertIds;   // [T, topK]
+  int32_t* expertIds;  // [T, topK]
   float* expertWeights;
   int numTokens, hidden, numExperts, topK;
 };
@@ -36,7 +35,6 @@ struct Stage {
 struct Shared {
   Stage stages[kStages];
   float partial[kTokens][kMaxExperts];  // this block's part of the logits
-  float logits[kMaxExperts];            // of the token that this block finishes
   Barrier full[kStages];
 };
 
@@ -56,30 +54,14 @@ struct Steps {
   __device__ int firstValue(int step) const { return (firstChunk + step % numChunks) * kChunk; }
 };
 
-/// By the first warp.
-__device__ void bringRouter(Shared& shared, const RouterJob& job, const Steps& steps, int step) {
-  const int first = steps.firstValue(step);
-  const int numValues = min(kChunk, job.hidden - first);
-  const int numExperts = min(kExpertsAtOnce, job.numExperts - steps.firstExpert(step));
+/// By one thread, as all copies. Experts, tokens and hidden values that do not exist are zeros.
+__device__ void bringRouter(Shared& shared, const CUtensorMap* router, const Steps& steps, int step) {
   Barrier* const full = shared.full + step % kStages;
-  Stage& stage = shared.stages[step % kStages];
-  if (threadIdx.x == 0) arriveExpecting(full, numValues * (numExperts * sizeof(float) + kTokens * sizeof(Bf16)));
-  __syncwarp();
-  for (int e = threadIdx.x; e < numExperts; e += 32) {
-    const float* const source = job.router + static_cast<int64_t>(steps.firstExpert(step) + e) * job.hidden + first;
-    copy(stage.router[e], source, numValues * sizeof(float), full);
-  }
+  arriveExpecting(full, sizeof(Stage));
+  copyBox(shared.stages[step % kStages].router, router, steps.firstValue(step), steps.firstExpert(step), full);
 }
-
-/// By the first warp. Places without a token hold the last one again.
-__device__ void bringTokens(Shared& shared, const RouterJob& job, const Steps& steps, int step, int firstToken) {
-  const int first = steps.firstValue(step);
-  const int numValues = min(kChunk, job.hidden - first);
-  if (threadIdx.x < kTokens) {
-    const int64_t token = min(firstToken + static_cast<int>(threadIdx.x), job.numTokens - 1);
-    copy(shared.stages[step % kStages].x[threadIdx.x], job.x + token * job.hidden + first, numValues * sizeof(Bf16),
-         shared.full + step % kStages);
-  }
+__device__ void bringTokens(Shared& shared, const CUtensorMap* x, const Steps& steps, int step, int firstToken) {
+  copyBox(shared.stages[step % kStages].x, x, steps.firstValue(step), firstToken, shared.full + step % kStages);
 }
 
 __device__ float dot(float4 a, float4 b, float sum) {
@@ -178,7 +160,8 @@ __device__ void choose(const RouterJob& job, const float* logits, int token) {
   }
 }
 
-__global__ void __launch_bounds__(kWarps * 32, 1) routeKernel(const RouterJob job) {
+__global__ void __launch_bounds__(kWarps * 32, 2)
+    routeKernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap router, const RouterJob job) {
   extern __shared__ __align__(128) uint8_t bytes[];
   Shared& shared = *reinterpret_cast<Shared*>(bytes);
   letNextStart();
@@ -186,18 +169,16 @@ __global__ void __launch_bounds__(kWarps * 32, 1) routeKernel(const RouterJob jo
   const int firstToken = blockIdx.x / kTokens * kTokens;
   const Steps steps(job, rank);
   const int numFirst = min(steps.numSteps, kStages);
-  const bool brings = threadIdx.x < 32;
-  if (threadIdx.x == 0) {
+  const bool brings = threadIdx.x == 0;
+  if (brings) {
     for (Barrier& full : shared.full) initialise(&full, 1);
     fenceBarriers();
+    for (int step = 0; step < numFirst; ++step) bringRouter(shared, &router, steps, step);
   }
   __syncthreads();
-  if (brings) {
-    for (int step = 0; step < numFirst; ++step) bringRouter(shared, job, steps, step);
-  }
   waitForPrevious();
   if (brings) {
-    for (int step = 0; step < numFirst; ++step) bringTokens(shared, job, steps, step, firstToken);
+    for (int step = 0; step < numFirst; ++step) bringTokens(shared, &x, steps, step, firstToken);
   }
   // A part without hidden values is zero.
   for (int i = threadIdx.x; i < kTokens * kMaxExperts && steps.numSteps == 0; i += blockDim.x) shared.partial[0][i] = 0;
@@ -205,31 +186,30 @@ __global__ void __launch_bounds__(kWarps * 32, 1) routeKernel(const RouterJob jo
   float sums[kSums] = {};
   for (int step = 0; step < steps.numSteps; ++step) {
     wait(shared.full + step % kStages, step / kStages % 2);
-    const bool inside = steps.firstValue(step) + kRun * static_cast<int>(threadIdx.x % 32) < job.hidden;
-    if (inside) multiplyStage(sums, shared.stages[step % kStages]);
+    multiplyStage(sums, shared.stages[step % kStages]);
     if ((step + 1) % steps.numChunks == 0) {
-      __syncwarp();
       storeSums(sums, shared, steps.firstExpert(step));
       for (float& sum : sums) sum = 0;
     }
     if (step + kStages >= steps.numSteps) continue;
     __syncthreads();
     if (brings) {
-      bringRouter(shared, job, steps, step + kStages);
-      bringTokens(shared, job, steps, step + kStages, firstToken);
+      bringRouter(shared, &router, steps, step + kStages);
+      bringTokens(shared, &x, steps, step + kStages, firstToken);
     }
   }
+  float* const logits = shared.stages[0].router[0];  // of the token that this block finishes
   syncCluster();
   for (int expert = threadIdx.x; expert < job.numExperts; expert += blockDim.x) {
     const uint32_t mine = sharedAddress(&shared.partial[rank][expert]);
     float sum = 0;
 #pragma unroll
     for (int part = 0; part < kTokens; ++part) sum += loadFloatFrom(addressAt(mine, part));
-    shared.logits[expert] = sum;
+    logits[expert] = sum;
   }
   __syncthreads();
   meetCluster();  // the neighbours have read this block's part
-  if (threadIdx.x < 32 && firstToken + rank < job.numTokens) choose(job, shared.logits, firstToken + rank);
+  if (threadIdx.x < 32 && firstToken + rank < job.numTokens) choose(job, logits, firstToken + rank);
 }
 
 }  // namespace
@@ -240,11 +220,17 @@ cudaError_t routeTopK(const Bf16* x, const float* router, int32_t* expertIds, fl
       topK > kMaxTopK || topK > numExperts) {
     return cudaErrorInvalidValue;
   }
-  const cudaError_t error = cudaFuncSetAttribute(routeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared));
+  CUtensorMap values, rows;
+  cudaError_t error =
+      mapBoxes(&values, {CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, sizeof(Bf16), x, numTokens, hidden, kTokens, kChunk});
+  if (error != cudaSuccess) return error;
+  error = mapBoxes(&rows, {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, sizeof(float), router, numExperts, hidden, kExpertsAtOnce, kChunk});
+  if (error != cudaSuccess) return error;
+  error = cudaFuncSetAttribute(routeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared));
   if (error != cudaSuccess) return error;
   const unsigned numBlocks = (numTokens + kTokens - 1) / kTokens * kTokens;
-  return launch(routeKernel, {numBlocks, kWarps * 32, sizeof(Shared), kTokens}, stream,
-                RouterJob{x, router, expertIds, expertWeights, numTokens, hidden, numExperts, topK});
+  return launch(routeKernel, {numBlocks, kWarps * 32, sizeof(Shared), kTokens}, stream, values, rows,
+                RouterJob{expertIds, expertWeights, numTokens, hidden, numExperts, topK});
 }
 
 }  // namespace rally

@@ -22,37 +22,44 @@ inline EncodeTiled encodeTiled() {
   return function;
 }
 
-/// Boxes of boxRows x 128 bytes of a byte matrix [numRows, rowBytes], 128-byte swizzled; rows past the end read as zeros.
-inline cudaError_t mapRows(CUtensorMap* map, const void* data, int numRows, int rowBytes, int boxRows) {
+/// A row-major matrix and the box of it that one copy brings; what lies outside the matrix reads as zeros.
+struct Boxes {
+  CUtensorMapDataType type;
+  int valueBytes;
+  const void* data;  // [numRows, rowLength], rows at multiples of 16 bytes
+  int numRows, rowLength;
+  int boxRows, boxLength;
+  CUtensorMapSwizzle swizzle = CU_TENSOR_MAP_SWIZZLE_NONE;
+};
+inline cudaError_t mapBoxes(CUtensorMap* map, const Boxes& boxes) {
   const EncodeTiled encode = encodeTiled();
   if (encode == nullptr) return cudaErrorNotSupported;
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(rowBytes), static_cast<cuuint64_t>(numRows)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(rowBytes)};
-  const cuuint32_t box[] = {128, static_cast<cuuint32_t>(boxRows)};
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(boxes.rowLength), static_cast<cuuint64_t>(boxes.numRows)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(boxes.rowLength) * boxes.valueBytes};
+  const cuuint32_t box[] = {static_cast<cuuint32_t>(boxes.boxLength), static_cast<cuuint32_t>(boxes.boxRows)};
   const cuuint32_t steps[] = {1, 1};
-  const CUresult result =
-      encode(map, CU_TENSOR_MAP_DATA_TYPE_UINT8, 2, const_cast<void*>(data), sizes, strides, box, steps,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
-             CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result = encode(map, boxes.type, 2, const_cast<void*>(boxes.data), sizes, strides, box, steps,
+                                 CU_TENSOR_MAP_INTERLEAVE_NONE, boxes.swizzle, CU_TENSOR_MAP_L2_PROMOTION_L2_128B,
+                                 CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-/// By one thread: the box at (byte, row).
-__device__ inline void copyBox(void* destination, const CUtensorMap* map, int byte, int row, Barrier* barrier) {
+/// By one thread: the box whose first value is (row, column).
+__device__ inline void copyBox(void* destination, const CUtensorMap* map, int column, int row, Barrier* barrier) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
           sharedAddress(destination)),
-      "l"(map), "r"(byte), "r"(row), "r"(sharedAddress(barrier))
+      "l"(map), "r"(column), "r"(row), "r"(sharedAddress(barrier))
       : "memory");
 }
 
 /// As copyBox, to the same place (and barrier) in each block of the cluster whose bit is set.
-__device__ inline void copyBoxToMany(void* destination, const CUtensorMap* map, int byte, int row, Barrier* barrier,
+__device__ inline void copyBoxToMany(void* destination, const CUtensorMap* map, int column, int row, Barrier* barrier,
                                      uint16_t blocks) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster [%0], [%1, {%2, "
       "%3}], [%4], %5;" ::"r"(sharedAddress(destination)),
-      "l"(map), "r"(byte), "r"(row), "r"(sharedAddress(barrier)), "h"(blocks)
+      "l"(map), "r"(column), "r"(row), "r"(sharedAddress(barrier)), "h"(blocks)
       : "memory");
 }
 

@@ -1,4 +1,5 @@
-// embed and topCandidates against the CPU, and their speed. Arguments: `check`, `bench`, a seed.
+// embed and topCandidates against the CPU, and their speed. Arguments: `small` (for compute-sanitizer), `check`,
+// `bench`, a seed.
 #include "../../models/kernels/kernels.h"
 
 #include <cstring>
@@ -73,6 +74,21 @@ void checkCandidates(const char* kind, int numTokens, int vocab, int stride, int
          stride, numCandidates, kind, worst);
 }
 
+void checkNotNumbers() {
+  constexpr int kNumCandidates = 4;
+  std::vector<Bf16> logits(1000, Bf16(NAN));
+  logits[500] = Bf16(2.0f);
+  const DeviceArray<Bf16> device(logits);
+  const DeviceArray<int32_t> ids(kNumCandidates);
+  const DeviceArray<float> values(kNumCandidates), logSum(1);
+  const DeviceArray<uint8_t> workspace(candidatesWorkspaceBytes(1, 1000, kNumCandidates));
+  CHECK_CUDA(topCandidates(device.data(), 1000, ids.data(), values.data(), logSum.data(), 1, 1000, kNumCandidates,
+                           workspace.data(), nullptr));
+  CHECK_CUDA(cudaDeviceSynchronize());
+  report(ids.host() == std::vector<int32_t>{500, -1, -1, -1} && values.host()[0] == 2 && std::isnan(logSum.host()[0]),
+         "logits that are not numbers are no candidates");
+}
+
 void checkAllCandidates(Random& random) {
   std::normal_distribution<float> normal(0, 3);
   const auto drawn = [&](int) { return normal(random); };
@@ -87,6 +103,7 @@ void checkAllCandidates(Random& random) {
   checkCandidates("falling", 2, kVocab, kPadded, 64, [](int i) { return -float(i) / 1000; });
   checkCandidates("both zeros", 2, 5000, 5000, 64, [](int i) { return i % 2 == 0 ? -0.0f : 0.0f; });
   checkCandidates("many of minus infinity", 2, 20000, 20000, 64, [](int i) { return i % 150 == 7 ? 1.0f : -INFINITY; });
+  checkNotNumbers();
   const bool refused =
       topCandidates(nullptr, 10, nullptr, nullptr, nullptr, 1, 10, 11, nullptr, nullptr) == cudaErrorInvalidValue &&
       topCandidates(nullptr, 100, nullptr, nullptr, nullptr, 1, 100, 65, nullptr, nullptr) == cudaErrorInvalidValue &&
@@ -129,6 +146,11 @@ int main(int numArguments, char** arguments) {
   const auto asked = [&](const char* word) {
     return std::any_of(arguments + 1, arguments + numArguments, [&](const char* a) { return std::strcmp(a, word) == 0; });
   };
+  if (asked("small")) {
+    std::normal_distribution<float> normal(0, 3);
+    checkEmbed(3, 72, random);
+    checkCandidates("normal", 1, 20000, 20000, 64, [&](int) { return normal(random); });
+  }
   if (asked("check")) {
     for (const int numTokens : {1, 7, 200}) {
       checkEmbed(numTokens, 7168, random);

@@ -1,4 +1,4 @@
-// routeTopK against float64, and its speed. Arguments: `check`, `bench`, a seed.
+// routeTopK against float64, and its speed. Arguments: `small` (for compute-sanitizer), `check`, `bench`, a seed.
 #include "../../models/kernels/kernels.h"
 
 #include <cstring>
@@ -123,6 +123,7 @@ int main(int numArguments, char** arguments) {
   const auto asked = [&](const char* word) {
     return std::any_of(arguments + 1, arguments + numArguments, [&](const char* a) { return std::strcmp(a, word) == 0; });
   };
+  if (asked("small")) check({3, 1096, 50, 3}, random);
   if (asked("check")) {
     for (const int numTokens : {1, 7, 8, 127}) {
       check({numTokens, 7168, 48, 3}, random);
