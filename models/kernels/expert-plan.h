@@ -92,8 +92,10 @@ __host__ __device__ inline Range rangeOf(const int* tileBase, const Phase& phase
   const int longest = phase.kSteps * (cost > numItems * phase.kSteps ? 2 : 1);
   const int workers = cost / longest < numClusters ? cost / longest : numClusters;  // no range is shorter than an item
   if (cluster >= workers) return {0, 0, 0, 0, 0};
-  const Cut begin = cutAt(tileBase, phase, static_cast<int>(int64_t{cost} * cluster / workers));
-  const Cut end = cutAt(tileBase, phase, static_cast<int>(int64_t{cost} * (cluster + 1) / workers));
+  const uint32_t each = static_cast<uint32_t>(cost / workers), rest = static_cast<uint32_t>(cost % workers);
+  const auto share = [&](uint32_t n) { return static_cast<int>(n * each + n * rest / workers); };
+  const Cut begin = cutAt(tileBase, phase, share(cluster));
+  const Cut end = cutAt(tileBase, phase, share(cluster + 1));
   Range range{begin.item + (begin.step > 0), end.item, end.step, begin.step, 0};
   range.numSegments = range.endWhole - range.firstWhole + (range.headSteps > 0) + (range.tailBegin > 0);
   return range;

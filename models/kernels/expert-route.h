@@ -204,6 +204,11 @@ __device__ inline void combine(const Args& args, const Plan& plan, int first, in
     __nv_bfloat162 out[4];
     for (int i = 0; i < 4; ++i) out[i] = __floats2bfloat162_rn(sum[2 * i], sum[2 * i + 1]);
     *reinterpret_cast<uint4*>(args.y + size_t(token) * shape.hidden + column) = *reinterpret_cast<uint4*>(out);
+    __syncwarp(__activemask());
+    if (lane % 4 > 0) continue;  // four lanes share a line
+    for (int c = 0; c < choices; ++c)
+      if (const int row = plan.rowOf[token * choices + c]; row != kNoRow)
+        discardLine(args.workspace.rows + size_t(row) * shape.hidden + column);
   }
 }
 

@@ -21,6 +21,20 @@ __device__ inline void announce(int* counter) {
 /// Orders ordinary accesses to device memory, seen or made by this thread, with bulk copies.
 __device__ inline void fenceGlobalForAsync() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
 
+/// Stores that L2 keeps when weights stream through it.
+__device__ inline void storeKept(float4* target, float4 value) {
+  constexpr uint64_t kEvictLast = 0x14f0000000000000;
+  asm volatile("st.global.L2::cache_hint.v4.f32 [%0], {%1, %2, %3, %4}, %5;" ::"l"(target), "f"(value.x), "f"(value.y),
+               "f"(value.z), "f"(value.w), "l"(kEvictLast)
+               : "memory");
+}
+__device__ inline void storeKept(float2* target, float2 value) {
+  constexpr uint64_t kEvictLast = 0x14f0000000000000;
+  asm volatile("st.global.L2::cache_hint.v2.f32 [%0], {%1, %2}, %3;" ::"l"(target), "f"(value.x), "f"(value.y),
+               "l"(kEvictLast)
+               : "memory");
+}
+
 /// Spares the 128 bytes at `line`, which nobody reads any more, their way from L2 to the device memory.
 __device__ inline void discardLine(const void* line) { asm volatile("discard.global.L2 [%0], 128;" ::"l"(line) : "memory"); }
 

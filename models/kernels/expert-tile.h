@@ -177,8 +177,8 @@ struct Consumer {
     for (int b = 0; b < blocks; ++b)
 #pragma unroll
       for (int j = 0; j < 8; ++j)
-        __stcg(out + (b * 8 + j) * kConsumers,
-               make_float4(sums[b][4 * j], sums[b][4 * j + 1], sums[b][4 * j + 2], sums[b][4 * j + 3]));
+        storeKept(out + (b * 8 + j) * kConsumers,
+                  make_float4(sums[b][4 * j], sums[b][4 * j + 1], sums[b][4 * j + 2], sums[b][4 * j + 3]));
   }
 
   template <int blocks>
@@ -262,7 +262,7 @@ struct Consumer {
         for (int j = 0; j < 8; ++j) {
           const int at = column + 64 * b + 8 * j;
           if (row < segment.numRows && at < args.shape.hidden)
-            __stcg(reinterpret_cast<float2*>(out + at), make_float2(sums[b][4 * j + 2 * h], sums[b][4 * j + 2 * h + 1]));
+            storeKept(reinterpret_cast<float2*>(out + at), make_float2(sums[b][4 * j + 2 * h], sums[b][4 * j + 2 * h + 1]));
         }
     }
   }
