@@ -24,6 +24,7 @@ __device__ void produceWeights(const Args& args, Shared& shared) {
     for (int s = 0; s < work.numSegments(); ++s) {
       const Segment segment = work.segment(s);
       const int numTiles = max(0, min(2, rowTiles - 2 * segment.rowPair));
+      const int maxInFlight = segment.sideBySide ? 2 * kStagesInFlight : kStagesInFlight;  // of which the other block asks for half
       const size_t firstTile = (size_t(segment.expert) * rowTiles + 2 * segment.rowPair) * kSteps;
       float scales[2], nextScales[2];  // lane n: of step 32 * i + n; [0] and [1]: of the two tiles
       const auto loadScales = [&](int step) {
@@ -40,12 +41,11 @@ __device__ void produceWeights(const Args& args, Shared& shared) {
         }
         const float first = __shfl_sync(~0u, scales[0], within), second = __shfl_sync(~0u, scales[1], within);
         if (lane == 0) {
-          if (numInFlight == kStagesInFlight) {
+          for (; numInFlight >= maxInFlight; --numInFlight) {
             wait(&shared.fullWeights[arrived.stage], arrived.parity);
             arrived.next();
-          } else {
-            ++numInFlight;
           }
+          ++numInFlight;
           Barrier* full = &shared.fullWeights[turn.stage];
           wait(&shared.emptyWeights[turn.stage], turn.parity ^ 1);
           shared.weightScales[turn.stage][0] = first;
