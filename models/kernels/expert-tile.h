@@ -4,63 +4,11 @@
 // limits these products.
 #pragma once
 
-#include "expert-args.h"
 #include "expert-quantise.h"
-#include "expert-sync.h"
+#include "expert-shared.h"
 #include "wgmma.h"
 
 namespace rally::expert {
-
-constexpr int kWeightStages = 5;
-constexpr int kActivationStages = 3;
-constexpr int kStagesInFlight = 2;
-
-#ifdef RALLY_RACECHECK  // for racecheck, which does not see that __syncwarp puts all lanes' reads before the arrival of one of them
-constexpr int kArrivalsPerWarp = 32;
-#else
-constexpr int kArrivalsPerWarp = 1;
-#endif
-
-struct Shared {
-  alignas(1024) uint8_t weights[kWeightStages][2 * kTileBytes];
-  alignas(1024) uint8_t activations[kActivationStages][kTileBytes];
-  float scales[kActivationStages][kTileTokens];
-  float weightScales[kWeightStages][2];
-  Barrier fullWeights[kWeightStages], emptyWeights[kWeightStages];
-  Barrier fullActivations[kActivationStages], emptyActivations[kActivationStages];
-  Barrier written, announced;  // of one segment
-  uint32_t largest[2][64];  // per warpgroup and token, with up to 64 tokens
-  Plan plan;
-};
-
-/// Where a role is in a ring.
-template <int numStages>
-struct Turn {
-  int stage = 0;
-  uint32_t parity = 0;
-  __device__ void next() {
-    if (++stage == numStages) {
-      stage = 0;
-      parity ^= 1;
-    }
-  }
-};
-
-/// What this block does in one phase. Nothing of it is kept in registers.
-struct Work {
-  const Plan& plan;
-  Phase phase;
-  int p;
-  __device__ Work(const Shape& shape, const Plan& plan, int p) : plan(plan), phase(shape.phase(p)), p(p) {}
-  __device__ int rank() const { return clusterRank(); }
-  __device__ int numSegments() const { return plan.ranges[p].numSegments; }
-  __device__ Segment segment(int index) const {
-    return segmentOf(plan.tileBase, plan.rowBase, phase, plan.ranges[p], index, rank());
-  }
-};
-
-/// Tokens whose activations are fetched, when so many are used.
-__device__ inline int fetchedTokens(int numRows) { return (numRows + 15) / 16 * 16; }
 
 /// As swizzledOperand, with the address apart: moving it costs half as much.
 struct Operand {

@@ -1,7 +1,7 @@
 // Checks expertFfn against the float64 reference. `expert-ffn small` runs small shapes only (for compute-sanitizer).
-#include "expert-case.h"
-
 #include <cstring>
+
+#include "expert-reference.h"
 
 using namespace rally;
 using namespace rally::test;
