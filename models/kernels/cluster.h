@@ -31,18 +31,19 @@ __device__ inline uint32_t addressAt(uint32_t sharedAddress, uint32_t rank) {
   return address;
 }
 
+__device__ inline float4 loadFrom(uint32_t clusterAddress) {
+  float4 value;
+  asm volatile("ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(value.x), "=f"(value.y), "=f"(value.z), "=f"(value.w)
+               : "r"(clusterAddress)
+               : "memory");
+  return value;
+}
+
 __device__ inline float loadFloatFrom(uint32_t clusterAddress) {
   float value;
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(value) : "r"(clusterAddress) : "memory");
   return value;
-}
-
-/// numBytes (a multiple of 16) of this block's shared memory to another block's, counted on a barrier there; addresses as of
-/// addressAt. By one thread, after `fenceForAsync` by those who wrote them; they stay until the other block has them.
-__device__ inline void copyTo(uint32_t address, const void* source, uint32_t numBytes, uint32_t barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.shared::cta.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(address),
-               "r"(sharedAddress(source)), "r"(numBytes), "r"(barrier)
-               : "memory");
 }
 
 /// Arrives on the barrier of another block of the cluster (or of this one), to say that what lay here has been read. It orders no

@@ -13,31 +13,32 @@ namespace rally::gemm {
 constexpr int kTileBytes = kGroup * kGroup;
 constexpr int kSharedLimit = 227 * 1024;
 constexpr int kMaxStages = 12;
+/// Floats between two tokens' sums in shared memory: 8 beyond a multiple of 32, so that 8 tokens' pairs of columns lie in
+/// different banks.
+constexpr int kSumStride = kGroup + 8;
+
 /// Shared memory of a block for up to `tokens` tokens; sums of the row tile take the place of the ring at the end.
 template <int tokens>
 struct Ring {
   static constexpr int kStageBytes = kTileBytes + tokens * kGroup;
   /// Copies start and end at multiples of 16 bytes: up to three floats of the group before come along.
   static constexpr int kScaleFloats = tokens + 4;
-  static constexpr int kBytesPerStage = kStageBytes + kScaleFloats * int{sizeof(float)};
-  static constexpr int kBarrierBytes = (2 * kMaxStages + 1) * int{sizeof(Barrier)};
-  static constexpr int kFitting = (kSharedLimit - 1024 - kBarrierBytes) / kBytesPerStage;
+  static constexpr int kBytesPerStage = kStageBytes + kScaleFloats * int{sizeof(float)} + 2 * int{sizeof(Barrier)};
+  static constexpr int kFitting = (kSharedLimit - 1024) / kBytesPerStage;
   static constexpr int kStages = kFitting < kMaxStages ? kFitting : kMaxStages;
-  static constexpr int kBytes = kStages * kBytesPerStage;
+  static constexpr int kSharedBytes = 1024 + kStages * kBytesPerStage;  // 1,024 to align the stages
+  static_assert(tokens * kSumStride * int{sizeof(float)} <= kStages * kStageBytes);
 
   uint8_t* stages;  // kStages x (weights, activations), 1,024-aligned
   float* scales;    // [kStages, kScaleFloats]
   Barrier* full;    // [kStages]
   Barrier* empty;   // [kStages]
-  Barrier* summed;  // all parts of this block's tokens are here
 
-  /// Barriers first: what follows gives way to the sums.
   __device__ explicit Ring(uint8_t* shared) {
-    full = reinterpret_cast<Barrier*>(shared);
-    empty = full + kStages;
-    summed = empty + kStages;
-    stages = shared + kBarrierBytes + (1024 - sharedAddress(shared + kBarrierBytes) % 1024) % 1024;
+    stages = shared + (1024 - sharedAddress(shared) % 1024) % 1024;
     scales = reinterpret_cast<float*>(stages + kStages * kStageBytes);
+    full = reinterpret_cast<Barrier*>(scales + kStages * kScaleFloats);
+    empty = full + kStages;
   }
   __device__ uint8_t* weights(int slot) const { return stages + slot * kStageBytes; }
   __device__ uint8_t* activations(int slot) const { return weights(slot) + kTileBytes; }

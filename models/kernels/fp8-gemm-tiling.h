@@ -23,7 +23,6 @@ struct Tiling {
   /// gives its registers to those that multiply.
   static constexpr bool kTradesRegisters = tokens > 2 * kM;
   static constexpr int kThreads = kConsumers + (kTradesRegisters ? kWarpgroup : 32);
-  static constexpr int kRegisters = kTradesRegisters ? (kWarpgroups == 3 ? 128 : 168) : 152;  // of a thread, at the start
   static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 160 : 232;
   static constexpr int kProducerRegisters = kWarpgroups == 3 ? 32 : 40;
 
@@ -51,49 +50,44 @@ struct Tiling {
         WgmmaE4m3<kN>::fromShared(product, a + byte / 16, b + byte / 16, byte > 0);
       }
       wgmmaCommit();
-      addUp(product, tile, scales, weightScale);
+      if constexpr (kTokensAreM) {
+        const float* const ofRow = scales + rowOf(tile);
+        const float scale[2] = {weightScale * ofRow[0], weightScale * ofRow[8]};
+        wgmmaWait<0>();
+#pragma unroll
+        for (int i = 0; i < kN / 2; ++i) sums[tile][i] = fmaf(product[i], scale[i / 2 % 2], sums[tile][i]);
+      } else {
+        wgmmaWait<0>();
+#pragma unroll
+        for (int i = 0; i < kN / 2; ++i) sums[tile][i] = fmaf(product[i], weightScale * scales[columnOf(i)], sums[tile][i]);
+      }
     }
   }
 
-  /// Calls put(token, column of the row tile, sums) with what this thread has: float2 of two columns, or float.
-  template <typename Put>
-  __device__ void each(int numTokens, Put put) const {
+  /// To shared memory as [tokens, kSumStride].
+  __device__ void store(float* shared, int numTokens) const {
+    if constexpr (kTokensAreM) {
+      const int firstColumn = kN < kGroup ? threadIdx.x / kWarpgroup * kN : 0;
 #pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-      if constexpr (kTokensAreM) {
-        const int firstColumn = kN < kGroup ? threadIdx.x / kWarpgroup * kN : 0;
+      for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
         for (int i = 0; i < kN / 2; i += 2) {
           const int token = rowOf(tile) + i / 2 % 2 * 8;
-          if (token < numTokens) put(token, firstColumn + columnOf(i), float2{sums[tile][i], sums[tile][i + 1]});
+          float2* const at = reinterpret_cast<float2*>(shared + token * kSumStride + firstColumn + columnOf(i));
+          if (token < numTokens) *at = {sums[tile][i], sums[tile][i + 1]};
         }
-      } else {
+      }
+    } else {
 #pragma unroll
-        for (int i = 0; i < kN / 2; ++i) {
-          if (columnOf(i) < numTokens) put(columnOf(i), rowOf(tile) + i / 2 % 2 * 8, sums[tile][i]);
-        }
+      for (int i = 0; i < kN / 2; ++i) {
+        const int token = columnOf(i);
+        const int row = rowOf(0) + i / 2 % 2 * 8;
+        if (token < numTokens) shared[token * kSumStride + row] = sums[0][i];
       }
     }
   }
 
  private:
-  /// When the product is finished.
-  __device__ void addUp(float (&product)[kN / 2], int tile, const float* scales, float weightScale) {
-    float scale[2] = {};
-    if constexpr (kTokensAreM) {
-      scale[0] = weightScale * scales[rowOf(tile)];
-      scale[1] = weightScale * scales[rowOf(tile) + 8];
-    }
-    wgmmaWait<0>();
-#pragma unroll
-    for (float& value : product) asm volatile("" : "+f"(value)::"memory");  // not to be read before the wait
-#pragma unroll
-    for (int i = 0; i < kN / 2; ++i) {
-      const float factor = kTokensAreM ? scale[i / 2 % 2] : weightScale * scales[columnOf(i)];
-      sums[tile][i] = fmaf(product[i], factor, sums[tile][i]);
-    }
-  }
-
   /// The block's row of M that this thread's first values of a tile belong to.
   __device__ static int rowOf(int tile) {
     const int inTile = threadIdx.x % kWarpgroup / 32 * 16 + threadIdx.x % 32 / 4;

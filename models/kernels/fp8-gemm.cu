@@ -4,17 +4,59 @@
 // whatever else is in the batch.
 #include "fp8-gemm.h"
 
-#include <algorithm>
-
-#include "fp8-gemm-sums.h"
+#include "fp8-gemm-tiling.h"
 #include "launch.h"
+#include "vectors.h"
 
 namespace rally {
 namespace gemm {
 namespace {
 
+template <int tokens>
+__device__ void meetConsumers() {
+  asm volatile("bar.sync 1, %0;" ::"n"(Tiling<tokens>::kConsumers) : "memory");
+}
+
+__device__ float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+
+/// Adds up the parts of K for every splits-th token of this block's row tile and writes y; a warp does a token, several at once to
+/// hide what the neighbours' shared memory takes.
+template <int rowTiles, int splits>
+__device__ void finish(const float* shared, const Part& part, const Shape& shape, const Bf16* addend, Bf16* y, int numWarps) {
+  constexpr int kAtOnce = 4;
+  const uint32_t neighbour = clusterRank() % rowTiles;
+  const int lane = threadIdx.x % 32;
+  const int stride = splits * numWarps;
+  for (int first = part.split + splits * (threadIdx.x / 32); first < shape.numTokens; first += kAtOnce * stride) {
+    float4 parts[kAtOnce][splits];
+    Bf16x4 added[kAtOnce] = {};
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int token = min(first + i * stride, shape.numTokens - 1);
+      const int64_t at = static_cast<int64_t>(token) * shape.n + part.rowTile * kGroup + 4 * lane;
+      if (addend != nullptr) added[i] = *reinterpret_cast<const Bf16x4*>(addend + at);
+      const uint32_t mine = sharedAddress(shared + token * kSumStride + 4 * lane);
+#pragma unroll
+      for (int split = 0; split < splits; ++split) {
+        parts[i][split] = loadFrom(addressAt(mine, split * rowTiles + neighbour));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) {
+      const int token = first + i * stride;
+      if (token >= shape.numTokens) break;
+      float4 sum = parts[i][0];
+#pragma unroll
+      for (int split = 1; split < splits; ++split) sum = sum + parts[i][split];
+      if (addend != nullptr) sum = sum + widen(added[i]);
+      const int64_t at = static_cast<int64_t>(token) * shape.n + part.rowTile * kGroup + 4 * lane;
+      *reinterpret_cast<Bf16x4*>(y + at) = narrow(sum);
+    }
+  }
+}
+
 template <int tokens, int rowTiles, int splits>
-__global__ void __maxnreg__(Tiling<tokens>::kRegisters)
+__global__ void __launch_bounds__(Tiling<tokens>::kThreads, 1)
     gemmKernel(const __grid_constant__ CUtensorMap values, const float* activationScales, const uint8_t* tiles,
                const float* weightScales, const Bf16* addend, Bf16* y, const Shape shape) {
   using Tiles = Tiling<tokens>;
@@ -23,7 +65,6 @@ __global__ void __maxnreg__(Tiling<tokens>::kRegisters)
   constexpr int kStages = Ring<tokens>::kStages;
   const Part part = partOf<rowTiles>(shape);
   Producer<tokens, rowTiles> producer(ring, part, shape, tiles);
-  const Sums<tokens, rowTiles, splits> sums(ring, part, shape);
   const bool produces = threadIdx.x == Tiles::kConsumers;
   const int numFirst = min(part.numSteps, kStages);
 
@@ -33,7 +74,6 @@ __global__ void __maxnreg__(Tiling<tokens>::kRegisters)
       initialise(ring.full + slot, 1);
       initialise(ring.empty + slot, rowTiles * Tiles::kConsumerWarps);
     }
-    if constexpr (splits > 1) sums.prepare();
     fenceBarriers();
     for (int step = 0; step < numFirst; ++step) producer.bringWeights(step);
   }
@@ -51,7 +91,7 @@ __global__ void __maxnreg__(Tiling<tokens>::kRegisters)
       }
     }
     __syncwarp();
-    if constexpr (splits > 1) meetCluster();
+    if constexpr (splits > 1) syncCluster();
     meetCluster();
   } else {
     if constexpr (Tiles::kTradesRegisters) growRegisters<Tiles::kConsumerRegisters>();
@@ -73,10 +113,16 @@ __global__ void __maxnreg__(Tiling<tokens>::kRegisters)
         if (lane < rowTiles) arriveAt(ring.empty + slot, clusterRank() / rowTiles * rowTiles + lane);
       }
     }
-    meetConsumers<tokens>();
-    sums.exchange(product);
-    sums.write(addend, y);
-    meetCluster();  // neighbours arrive on this block's barriers until here
+    meetConsumers<tokens>();  // others may still read the ring
+    float* const sums = reinterpret_cast<float*>(ring.stages);
+    product.store(sums, shape.numTokens);
+    if constexpr (splits > 1) {
+      syncCluster();
+    } else {
+      meetConsumers<tokens>();
+    }
+    finish<rowTiles, splits>(sums, part, shape, addend, y, Tiles::kConsumerWarps);
+    meetCluster();  // neighbours read this block's shared memory and arrive on its barriers until here
   }
 }
 
@@ -92,8 +138,7 @@ struct Arguments {
 template <int tokens, int rowTiles, int splits>
 cudaError_t start(const Arguments& a) {
   const auto kernel = gemmKernel<tokens, rowTiles, splits>;
-  constexpr int kSharedBytes = Ring<tokens>::kBarrierBytes + 1024 + std::max(Ring<tokens>::kBytes, Sums<tokens, rowTiles, splits>::kBytes);
-  static_assert(kSharedBytes <= kSharedLimit);
+  constexpr int kSharedBytes = Ring<tokens>::kSharedBytes;
   CUtensorMap values;
   cudaError_t error = mapBoxes(&values, {CU_TENSOR_MAP_DATA_TYPE_UINT8, 1, a.x.data, a.shape.numTokens,
                                          a.shape.numSteps * kGroup, tokens / rowTiles, kGroup, CU_TENSOR_MAP_SWIZZLE_128B});
@@ -136,7 +181,8 @@ GemmPlan planGemm(int n, int k) {
 cudaError_t runGemm(GemmPlan plan, Activations x, Weights weights, const Bf16* addend, Bf16* y, int numTokens, int n, int k,
                     cudaStream_t stream) {
   if (numTokens < 1 || numTokens > 256 || n <= 0 || k <= 0 || n % kGroup != 0 || k % kGroup != 0) return cudaErrorInvalidValue;
-  if (plan.rowTiles < 1 || n / kGroup % plan.rowTiles != 0 || plan.splits > k / kGroup) return cudaErrorInvalidValue;
+  if (plan.rowTiles < 1 || plan.rowTiles > 2 || n / kGroup % plan.rowTiles != 0) return cudaErrorInvalidValue;
+  if (plan.splits < 1 || plan.splits > k / kGroup) return cudaErrorInvalidValue;
   const gemm::Shape shape{numTokens, n, k / kGroup, plan.splits};
   const gemm::Arguments arguments{x, weights, addend, y, shape, stream};
   if (numTokens <= 16) return gemm::startPlan<16>(plan, arguments);

@@ -1,5 +1,5 @@
 // fp8Gemm and packWeights against float64, and their speed. Arguments: `small` (few small cases, for compute-sanitizer), `check`,
-// `bench`, `plans` (other plans), `profile` (few launches, for ncu), a seed.
+// `bench`, `quick` (part of it), `plans` (other plans), `profile` (few launches, for ncu), a seed.
 #include "../../models/kernels/fp8-gemm.h"
 
 #include <cstring>
@@ -184,6 +184,16 @@ void benchAll(Random& random) {
   bench({128896, 7168}, 128, planGemm(128896, 7168), false, bandwidth, random);
 }
 
+/// What a change to the inner loop or the end of a block shows in, within a second.
+void benchQuickly(Random& random) {
+  const double bandwidth = measureBandwidth().copy;
+  for (const int numTokens : {64, 128, 192, 256}) {
+    double sum = 0;
+    for (const Shape shape : kStep3) sum += bench(shape, numTokens, planGemm(shape.n, shape.k), false, bandwidth, random);
+    std::printf("gemm T %3d all three: %.2f us\n", numTokens, sum);
+  }
+}
+
 void benchPlans(Random& random) {
   const double bandwidth = measureBandwidth().copy;
   for (const int numTokens : {64, 128, 256}) {
@@ -228,6 +238,7 @@ int main(int numArguments, char** arguments) {
     for (const Shape shape : kStep3) checkShape(shape, tokenCounts, 256, random);
   }
   if (asked("bench")) benchAll(random);
+  if (asked("quick")) benchQuickly(random);
   if (asked("plans")) benchPlans(random);
   if (asked("profile")) profile(random);
   return exitCode();
