@@ -57,7 +57,8 @@ export class NativeSession implements Session {
     const addon = loadAddon();
     const pairs = Object.entries({ ...providerOptions, ...(cudaGraph && { enable_cuda_graph: "1" }) }).flat();
     try {
-      const handle = addon.openSession(graphFile, numThreads, provider, pairs, SESSION_CONFIGS, customOpLibraries);
+      const configs = [...SESSION_CONFIGS, ...(cudaGraph ? CAPTURE_CONFIGS : [])];
+      const handle = addon.openSession(graphFile, numThreads, provider, pairs, configs, customOpLibraries);
       return new NativeSession(graphFile, provider, addon, handle);
     } catch (thrown) {
       throw nativeError(thrown, graphFile);
@@ -188,3 +189,9 @@ const MOST_DIMS = 8;
 
 /** Every session has a pool of its own. One that spins long after its run keeps a core from the next session's. */
 const SESSION_CONFIGS = ["session.intra_op.spin_duration_us", "20"];
+
+/** ONNX Runtime would make one Split of several Slices: an operator that uploads a table of pointers, see `cudaGraph`. */
+export const CAPTURE_CONFIGS = [
+  "optimization.disable_specified_optimizers",
+  "GatherToSplitFusion;GatherSliceToSplitFusion",
+] as const;
