@@ -8,7 +8,7 @@ import {
   numLayersOf,
 } from "./memory.ts";
 import type { KvKind, PlannedModel } from "./planned-model.ts";
-import { measuredUpTo, type StageTimes, timeAt } from "./stage-times.ts";
+import { measuredUpTo, type StageTimes, timeAt, timeOfNext } from "./stage-times.ts";
 
 /** GPUs of one server. */
 const SERVER_GPUS = 8;
@@ -67,7 +67,7 @@ export function project(
   const tokens = batch * attentionGpus; // of a micro-batch
   const share = ffnShare(model, times, tokens, ffnGpus);
   const attentionUs = timeAt(times.attention, batch, "the attention stage");
-  const denseUs = timeAt(times.dense, tokens / ffnGpus, "a dense layer");
+  const denseUs = timeOfNext(times.dense, tokens / ffnGpus, "a dense layer");
   const layerUs = (ffn: number) => Math.max(microBatches * Math.max(attentionUs, ffn), attentionUs + ffn);
   const headUs = microBatches * timeAt(times.head, batch, "the head");
   const tokenUs = model.numMoeLayers * layerUs(share.us) + model.numDenseLayers * layerUs(denseUs) + headUs;
@@ -108,7 +108,7 @@ export function tokensPerSecondPerGpu(sequences: number, tpotMs: number, gpus: n
 function ffnShare(model: PlannedModel, times: StageTimes, tokens: number, ffnGpus: number) {
   const weights = model.numExperts / ffnGpus + 1;
   const rows = (tokens * (model.topK + 1)) / ffnGpus;
-  const us = timeAt(times.experts, rows / weights, "the FFN stage");
+  const us = timeOfNext(times.experts, rows / weights, "the FFN stage");
   return { weights, us: (us * weights) / times.weightsPerPoint };
 }
 
@@ -186,8 +186,8 @@ export function projectColocated(
 ): ColocatedProjection {
   const { microBatches, kv, contextLength } = load;
   const attentionUs = numLayersOf(model) * timeAt(times.attention, batch, "the attention stage");
-  const moeUs = model.numMoeLayers * timeAt(times.experts, batch, "the FFN stage");
-  const denseUs = model.numDenseLayers * timeAt(times.dense, batch, "a dense layer");
+  const moeUs = model.numMoeLayers * timeOfNext(times.experts, batch, "the FFN stage");
+  const denseUs = model.numDenseLayers * timeOfNext(times.dense, batch, "a dense layer");
   const tpotMs = (microBatches * (attentionUs + moeUs + denseUs + timeAt(times.head, batch, "the head"))) / 1000;
   const sequences = microBatches * batch;
   const bytes =

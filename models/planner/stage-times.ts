@@ -25,8 +25,7 @@ export interface StageTimes {
  */
 export function timeAt(points: readonly Point[], rows: number, what: string): number {
   const sorted = points.toSorted((a, b) => a.rows - b.rows);
-  // Shares of experts are fractions: what they add up to may miss a whole number by a rounding.
-  const above = sorted.findIndex((point) => point.rows >= rows - 1e-6);
+  const above = sorted.findIndex((point) => point.rows >= rows - ROUNDING);
   const next = sorted[above];
   if (next === undefined) {
     const most = sorted.at(-1)?.rows ?? 0;
@@ -36,6 +35,18 @@ export function timeAt(points: readonly Point[], rows: number, what: string): nu
   if (before === undefined) return next.us;
   return before.us + ((next.us - before.us) * (rows - before.rows)) / (next.rows - before.rows);
 }
+
+/**
+ * The time of the next point at or above `rows`. Experts multiply in tiles of rows, so a tile more costs as much at its first row as at
+ * its last: straight lines would promise too much.
+ */
+export function timeOfNext(points: readonly Point[], rows: number, what: string): number {
+  const next = points.filter((point) => point.rows >= rows - ROUNDING).toSorted((a, b) => a.rows - b.rows)[0];
+  return next === undefined ? timeAt(points, rows, what) : next.us;
+}
+
+/** Shares of experts are fractions: what they add up to may miss a whole number by this. */
+const ROUNDING = 1e-6;
 
 export function measuredUpTo(points: readonly Point[]): number {
   return Math.max(0, ...points.map(({ rows }) => rows));
