@@ -3,7 +3,8 @@ import { DEEPSEEK_V3 } from "./planned-model.ts";
 
 /**
  * DeepSeek-V3's measured rows with its attention at `tflops` instead: what a kernel that was not to be had here would make of it.
- * The maker's name says so. FlashMLA's authors publish 660 TFLOP/s for it in bf16 on an H800.
+ * The maker's name says so. FlashMLA's authors publish up to 660 TFLOP/s for it in bf16 on an H800
+ * (README of deepseek-ai/FlashMLA, release of April 2025).
  */
 export function withMlaRate(rows: readonly Measurement[], tflops: number): Measurement[] {
   return rows.flatMap((row) => {
