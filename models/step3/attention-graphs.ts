@@ -41,26 +41,10 @@ export type AttentionWeights = ReturnType<Step3Weights["attention"]>;
 
 /** hidden → one block each of the new tokens' queries (before RoPE) and keys | values. */
 function project(config: ModelConfig, weights: AttentionWeights, file: WeightsFile): Uint8Array {
+  const { hiddenSize, shareQDim, headDim } = config;
   const graph = new OnnxGraph("project");
-  graph.input("hidden", "f32", ["tokens", config.hiddenSize]);
-  const cut = (input: string, widths: readonly number[], outputs: readonly string[]) => {
-    graph.integers("widths", widths);
-    graph.node("Split", [input, "widths"], outputs, { axis: -1 });
-  };
-  graph.blocks(writeProjection(graph, config, weights, file, cut), "projected");
-  return graph.finish();
-}
-
-/** `cut` takes the columns of a matrix apart. From `hidden` to `query` [tokens, numHeads * headDim] and `key_value` [tokens, 2 headDim]. */
-export function writeProjection(
-  graph: OnnxGraph,
-  config: ModelConfig,
-  weights: AttentionWeights,
-  file: WeightsFile,
-  cut: (input: string, widths: readonly number[], outputs: readonly string[]) => void,
-): readonly [query: string, keyValue: string] {
-  const { hiddenSize, shareQDim, numHeads, headDim, rmsNormEps } = config;
-  graph.rmsNorm("hidden", weights.inputNorm, rmsNormEps, "normed");
+  graph.input("hidden", "f32", ["tokens", hiddenSize]);
+  graph.rmsNorm("hidden", weights.inputNorm, config.rmsNormEps, "normed");
   // One matrix for everything that reads the normed input: [shareQDim + 2 headDim, hidden].
   const width = shareQDim + 2 * headDim;
   const fused = new Float32Array(width * hiddenSize);
@@ -69,10 +53,22 @@ export function writeProjection(
   fused.set(weights.value, (shareQDim + headDim) * hiddenSize);
   graph.weight("down", "f32", [hiddenSize, width], file.appendTransposed(fused, hiddenSize));
   graph.node("MatMul", ["normed", "down"], ["low_key_value"]);
-  cut("low_key_value", [shareQDim, 2 * headDim], ["low", "key_value"]);
+  graph.integers("widths", [shareQDim, 2 * headDim]);
+  graph.node("Split", ["low_key_value", "widths"], ["low", "key_value"], { axis: -1 });
+  graph.blocks([writeQuery(graph, config, weights, file), "key_value"], "projected");
+  return graph.finish();
+}
+
+/** From `low` [tokens, shareQDim] to `query` [tokens, numHeads * headDim]. */
+export function writeQuery(
+  graph: OnnxGraph,
+  { shareQDim, numHeads, headDim, rmsNormEps }: ModelConfig,
+  weights: AttentionWeights,
+  file: WeightsFile,
+): string {
   graph.rmsNorm("low", weights.interNorm, rmsNormEps, "low_normed");
   graph.weight("up", "f32", [shareQDim, numHeads * headDim], file.appendTransposed(weights.qUp, shareQDim));
-  return [graph.node("MatMul", ["low_normed", "up"], ["query"]), "key_value"];
+  return graph.node("MatMul", ["low_normed", "up"], ["query"]);
 }
 
 /**

@@ -10,6 +10,7 @@ import type { AttentionStages, Pass, PassRequest } from "../stages.ts";
 import { DEVICE_HEAD_GRAPH, deviceLayerGraph, HEAD_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
 import { type Mirror, mirror } from "./device-rows.ts";
 import { DeviceTile, type TilePorts } from "./device-tile.ts";
+import { PassBuffers } from "./pass-buffers.ts";
 import { PagedCache, PagePool } from "./page-pool.ts";
 import { Rope } from "./rope.ts";
 import { route } from "./route.ts";
@@ -76,6 +77,7 @@ export class DeviceAttentionStages implements AttentionStages {
   readonly #headRun: Binding;
   readonly #tilesOf = new WeakMap<PagedCache, DeviceTile[]>();
   readonly #tiles: DeviceTile[] = [];
+  readonly #buffers = new WeakMap<PagedCache, PassBuffers>();
   #logits = new Float32Array(0);
 
   constructor({ config, graphDir, embedding, open, layout, kvRoom }: DeviceAttentionOptions) {
@@ -140,14 +142,15 @@ export class DeviceAttentionStages implements AttentionStages {
       return { tile, first, count };
     });
     const [only] = tiles;
+    const buffers = this.#buffersOf(kv);
     const isOne = tiles.length === 1 && only !== undefined;
     const arrays = isOne
       ? only.tile.rows(numTokens)
       : {
-          hidden: new Float32Array(numTokens * hiddenSize),
-          residual: new Float32Array(numTokens * hiddenSize),
-          ffnInput: new Float32Array(numTokens * hiddenSize),
-          routerLogits: new Float32Array(numTokens * numExperts),
+          hidden: buffers.take("hidden", numTokens * hiddenSize),
+          residual: buffers.take("residual", numTokens * hiddenSize),
+          ffnInput: buffers.take("ffnInput", numTokens * hiddenSize),
+          routerLogits: buffers.take("routerLogits", numTokens * numExperts),
         };
     this.#embed(tokenIds, arrays.hidden);
     return {
@@ -219,6 +222,13 @@ export class DeviceAttentionStages implements AttentionStages {
       this.#tiles.push(tile);
     }
     return tiles.slice(0, count);
+  }
+
+  /** A cache has one pass at a time, so that is who its buffers belong to. */
+  #buffersOf(kv: PagedCache): PassBuffers {
+    const buffers = this.#buffers.get(kv) ?? new PassBuffers();
+    this.#buffers.set(kv, buffers);
+    return buffers;
   }
 
   /** Between the pass's own arrays and a tile's. */

@@ -4,7 +4,7 @@ import type { ModelConfig } from "../config.ts";
 import { OnnxGraph } from "../graph/onnx.ts";
 import { WeightsFile } from "../graph/weights-file.ts";
 import type { ShardSpec } from "../stages.ts";
-import { type AttentionWeights, head, writeMix, writeProjection } from "./attention-graphs.ts";
+import { type AttentionWeights, head, writeMix, writeQuery } from "./attention-graphs.ts";
 import { slice } from "./ffn-graphs.ts";
 import { swiGlu } from "./swi-glu.ts";
 import type { FfnWeights, Step3Weights } from "./weights.ts";
@@ -20,7 +20,7 @@ export const HEAD_ROWS = 16;
 export const PAGE_TOKENS = 64;
 
 /** Grows whenever the graphs below change, so that cached ones of an older writer are not used. */
-export const DEVICE_GRAPHS_VERSION = 2;
+export const DEVICE_GRAPHS_VERSION = 3;
 
 export const deviceLayerGraph = (layer: number) => `layer-${layer}-device.onnx`;
 export const DEVICE_HEAD_GRAPH = "head.onnx";
@@ -71,19 +71,19 @@ function attention(
   graph.input("pool", "f32", ["pages", 2, PAGE_TOKENS, headDim]);
   graph.input("page_table", "i32", [DEVICE_ROWS, "max_pages"]);
   graph.input("lengths", "i32", [DEVICE_ROWS]);
-  const cut = (input: string, widths: readonly number[], outputs: readonly string[]) =>
-    sliceColumns(graph, input, widths, outputs);
-  const [query, keyValue] = writeProjection(graph, config, weights, file, cut);
+  writeDown(graph, config, weights, file);
+  const query = writeQuery(graph, config, weights, file);
   const attributes = { num_heads: numHeads, head_dim: headDim };
-  graph.own("RopeAppendF32", [query, keyValue, "cos_sin", "pool", "page_table", "lengths"], ["rotated"], attributes);
+  graph.own("RopeAppendF32", [query, "key_value", "cos_sin", "pool", "page_table", "lengths"], ["rotated"], attributes);
   graph.own("MfaDecodeF32", ["rotated", "pool", "page_table", "lengths"], ["concatenated"], attributes);
   writeOutputs(graph, config, writeMix(graph, config, weights, dense, file));
   return graph.finish();
 }
 
 /**
- * Each value apart: ONNX Runtime's CUDA kernels for `Concat`, and for `Split` into unlike parts, fetch tables from memory that is
- * allocated for the run, which a CUDA graph must not.
+ * Each value apart. ONNX Runtime's CUDA kernels for `Concat` and for `Split` into unlike parts fetch tables from memory that is
+ * allocated for the run, which a CUDA graph must not: replays would read whatever lies there later. `Slice` is no way out, as it is
+ * made a `Split` where its input is cut completely.
  */
 export function writeOutputs(
   graph: OnnxGraph,
@@ -94,16 +94,17 @@ export function writeOutputs(
     graph.output(name, "f32", [DEVICE_ROWS, name === "router_logits" ? numExperts : hiddenSize]);
 }
 
-function sliceColumns(graph: OnnxGraph, input: string, widths: readonly number[], outputs: readonly string[]): void {
-  graph.integers(`${input}_axis`, [1]);
-  let from = 0;
-  for (const [i, width] of widths.entries()) {
-    const [start, end] = [`${input}_start_${i}`, `${input}_end_${i}`];
-    graph.integers(start, [from]);
-    graph.integers(end, [from + width]);
-    graph.node("Slice", [input, start, end, `${input}_axis`], [outputs[i] as string]);
-    from += width;
-  }
+/** From `hidden` to `low` and `key_value`, by a matrix each. */
+function writeDown(graph: OnnxGraph, config: ModelConfig, weights: AttentionWeights, file: WeightsFile): void {
+  const { hiddenSize, shareQDim, headDim, rmsNormEps } = config;
+  graph.rmsNorm("hidden", weights.inputNorm, rmsNormEps, "normed");
+  graph.weight("down", "f32", [hiddenSize, shareQDim], file.appendTransposed(weights.qDown, hiddenSize));
+  graph.node("MatMul", ["normed", "down"], ["low"]);
+  const both = new Float32Array(2 * headDim * hiddenSize);
+  both.set(weights.key, 0);
+  both.set(weights.value, headDim * hiddenSize);
+  graph.weight("down_key_value", "f32", [hiddenSize, 2 * headDim], file.appendTransposed(both, hiddenSize));
+  graph.node("MatMul", ["normed", "down_key_value"], ["key_value"]);
 }
 
 /** The shared expert's slice and every local expert on all rows; `shares` is 0 where a row has not chosen one. */
@@ -118,13 +119,13 @@ function experts(
   const graph = new OnnxGraph("device_experts");
   graph.input("hidden", "f32", [DEVICE_ROWS, hiddenSize]);
   graph.input("shares", "f32", [DEVICE_ROWS, spec.experts.length]);
-  const names = spec.experts.map((expert) => `share_${expert}`);
-  sliceColumns(
-    graph,
-    "shares",
-    names.map(() => 1),
-    names,
-  );
+  const names = spec.experts.map((expert, i) => {
+    // A column of `shares`, by a product with 1 there and 0 elsewhere: exact, and no cutting.
+    const column = new Float32Array(spec.experts.length);
+    column[i] = 1;
+    graph.weight(`column_${expert}`, "f32", [column.length, 1], file.append(column));
+    return graph.node("MatMul", ["shares", `column_${expert}`], [`share_${expert}`]);
+  });
   let sum = swiGlu(graph, "hidden", slice(weights.shared(layer), spec), hiddenSize, file, "shared");
   for (const [i, expert] of spec.experts.entries()) {
     const output = swiGlu(graph, "hidden", weights.expert(layer, expert), hiddenSize, file, `expert_${expert}`);
