@@ -53,7 +53,7 @@ export function deviceOpener(
   }
   const customOpLibraries = library === undefined ? [] : [library];
   // Of ONNX Runtime's own operators some upload tables for each run, which a replay would read where they no longer are. The graphs
-  // in FP8 hold none but ours; those in f32, which are there to be exact, run without capture.
+  // in FP8 have none of these; those in f32, which are there to be exact, run without capture.
   const cudaGraph = kernels === "hopper";
   return { library, open: (graphFile) => openCudaSession(graphFile, { numThreads, cudaGraph, customOpLibraries }) };
 }
