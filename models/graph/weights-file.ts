@@ -44,6 +44,16 @@ export class WeightsFile {
   }
 }
 
+/** A folder's weights file while `use` writes the folder's graphs. */
+export function withWeightsFile(dir: string, use: (file: WeightsFile) => void): void {
+  const file = new WeightsFile(dir);
+  try {
+    use(file);
+  } finally {
+    file.close();
+  }
+}
+
 /** In tiles, so that both sides stay in the cache. [rows, columns] to [columns, rows] */
 function transpose(matrix: Float32Array, columns: number): Float32Array {
   const rows = matrix.length / columns;

@@ -2,7 +2,7 @@ import { writeFileSync } from "node:fs";
 import path from "node:path";
 import type { ModelConfig } from "../config.ts";
 import { OnnxGraph } from "../graph/onnx.ts";
-import { WeightsFile } from "../graph/weights-file.ts";
+import { type WeightsFile, withWeightsFile } from "../graph/weights-file.ts";
 import { swiGlu } from "./swi-glu.ts";
 import type { FfnWeights, Step3Weights } from "./weights.ts";
 
@@ -21,8 +21,7 @@ export function writeAttentionGraphs(
   weights: Step3Weights,
   progress: (text: string) => void,
 ): void {
-  const file = new WeightsFile(dir);
-  try {
+  withWeightsFile(dir, (file) => {
     for (let layer = 0; layer < config.numLayers; layer++) {
       progress(`writing attention graphs, layer ${layer + 1} of ${config.numLayers}`);
       const layerWeights = weights.attention(layer);
@@ -32,9 +31,7 @@ export function writeAttentionGraphs(
     }
     writeFileSync(path.join(dir, CORE_GRAPH), core(config));
     writeFileSync(path.join(dir, HEAD_GRAPH), head(config, weights.head(), file));
-  } finally {
-    file.close();
-  }
+  });
 }
 
 export type AttentionWeights = ReturnType<Step3Weights["attention"]>;

@@ -7,7 +7,7 @@ import type { NativeTensor } from "../../infra/native/native-tensor.ts";
 import { assert } from "../../infra/errors.ts";
 import type { ModelConfig } from "../config.ts";
 import type { AttentionStages, Pass, PassRequest } from "../stages.ts";
-import { DEVICE_HEAD_GRAPH, deviceLayerGraph, HEAD_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
+import { HEAD_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
 import { type Mirror, mirror } from "./device-rows.ts";
 import { DeviceTile, type TilePorts } from "./device-tile.ts";
 import { PassBuffers } from "./pass-buffers.ts";
@@ -15,6 +15,7 @@ import { PagedCache, PagePool } from "./page-pool.ts";
 import { Rope } from "./rope.ts";
 import { route } from "./route.ts";
 import { tileCounts } from "./tile-counts.ts";
+import { DEVICE_HEAD_GRAPH, deviceLayerGraph } from "./write-graphs.ts";
 
 export interface DeviceAttentionOptions {
   readonly config: ModelConfig;

@@ -4,8 +4,9 @@ import type { Binding } from "../../infra/native/binding.ts";
 import type { NativeSession } from "../../infra/native/native-session.ts";
 import type { ModelConfig } from "../config.ts";
 import type { FfnBatch, FfnShard, ShardSpec } from "../stages.ts";
-import { DEVICE_ROWS, deviceLayerGraph } from "./device-graphs.ts";
+import { DEVICE_ROWS } from "./device-graphs.ts";
 import { type Mirror, mirror, releaseMirror } from "./device-rows.ts";
+import { deviceLayerGraph } from "./write-graphs.ts";
 
 export interface DeviceFfnOptions {
   readonly config: ModelConfig;

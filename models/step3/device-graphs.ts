@@ -1,13 +1,12 @@
-import { writeFileSync } from "node:fs";
-import path from "node:path";
 import type { ModelConfig } from "../config.ts";
 import { OnnxGraph } from "../graph/onnx.ts";
-import { WeightsFile } from "../graph/weights-file.ts";
+import type { WeightsFile } from "../graph/weights-file.ts";
 import type { ShardSpec } from "../stages.ts";
-import { type AttentionWeights, head, writeMix, writeQuery } from "./attention-graphs.ts";
+import { type AttentionWeights, writeMix, writeQuery } from "./attention-graphs.ts";
 import { slice } from "./ffn-graphs.ts";
 import { swiGlu } from "./swi-glu.ts";
 import type { FfnWeights, Step3Weights } from "./weights.ts";
+import { deviceLayerGraph, writeDeviceAttention, writeMoeGraphs } from "./write-graphs.ts";
 
 /**
  * Graphs for a device on which KV stays. Every run has this many rows, whoever they belong to: a device chooses how it sums by the
@@ -22,23 +21,16 @@ export const PAGE_TOKENS = 64;
 /** Grows whenever the graphs below change, so that cached ones of an older writer are not used. */
 export const DEVICE_GRAPHS_VERSION = 3;
 
-export const deviceLayerGraph = (layer: number) => `layer-${layer}-device.onnx`;
-export const DEVICE_HEAD_GRAPH = "head.onnx";
-
 export function writeDeviceAttentionGraphs(
   dir: string,
   config: ModelConfig,
   weights: Step3Weights,
   progress: (text: string) => void,
 ): void {
-  withWeightsFile(dir, (file) => {
-    for (const [layer, kind] of config.layerKinds.entries()) {
-      progress(`writing attention graphs, layer ${layer + 1} of ${config.numLayers}`);
-      const dense = kind === "dense" ? weights.dense(layer) : undefined;
-      writeFileSync(path.join(dir, deviceLayerGraph(layer)), attention(config, weights.attention(layer), dense, file));
-    }
-    writeFileSync(path.join(dir, DEVICE_HEAD_GRAPH), head(config, weights.head(), file));
-  });
+  const told = (text: string) => progress(`writing attention graphs, ${text}`);
+  writeDeviceAttention({ dir, config, progress: told }, weights, (layer, dense, file) =>
+    attention(config, weights.attention(layer), dense, file),
+  );
 }
 
 export function writeDeviceFfnGraphs(
@@ -48,13 +40,10 @@ export function writeDeviceFfnGraphs(
   spec: ShardSpec,
   progress: (text: string) => void,
 ): void {
-  withWeightsFile(dir, (file) => {
-    for (const [layer, kind] of config.layerKinds.entries()) {
-      if (kind === "dense") continue;
-      progress(`writing expert graphs, layer ${layer + 1} of ${config.numLayers}`);
-      writeFileSync(path.join(dir, deviceLayerGraph(layer)), experts(config, weights, layer, spec, file));
-    }
-  });
+  const told = (text: string) => progress(`writing expert graphs, ${text}`);
+  writeMoeGraphs({ dir, config, progress: told }, deviceLayerGraph, (layer, file) =>
+    experts(config, weights, layer, spec, file),
+  );
 }
 
 /** All of a layer's attention: the new keys and values enter the pool, then each row attends to its own pages. */
@@ -134,13 +123,4 @@ function experts(
   }
   graph.output("output", "f32", [DEVICE_ROWS, hiddenSize]);
   return graph.finish();
-}
-
-function withWeightsFile(dir: string, use: (file: WeightsFile) => void): void {
-  const file = new WeightsFile(dir);
-  try {
-    use(file);
-  } finally {
-    file.close();
-  }
 }

@@ -1,11 +1,10 @@
-import { writeFileSync } from "node:fs";
-import path from "node:path";
 import type { ModelConfig } from "../config.ts";
 import { OnnxGraph } from "../graph/onnx.ts";
-import { WeightsFile } from "../graph/weights-file.ts";
+import type { WeightsFile } from "../graph/weights-file.ts";
 import type { ShardSpec } from "../stages.ts";
 import { swiGlu } from "./swi-glu.ts";
 import type { FfnWeights, Step3Weights } from "./weights.ts";
+import { writeMoeGraphs } from "./write-graphs.ts";
 
 /** Grows whenever the graphs below change, so that cached ones of an older writer are not used. */
 export const FFN_GRAPHS_VERSION = 2;
@@ -20,16 +19,8 @@ export function writeFfnGraphs(
   spec: ShardSpec,
   progress: (text: string) => void,
 ): void {
-  const file = new WeightsFile(dir);
-  try {
-    for (const [layer, kind] of config.layerKinds.entries()) {
-      if (kind === "dense") continue;
-      progress(`writing expert graphs, layer ${layer + 1} of ${config.numLayers}`);
-      writeFileSync(path.join(dir, ffnGraph(layer)), moe(config, weights, layer, spec, file));
-    }
-  } finally {
-    file.close();
-  }
+  const told = (text: string) => progress(`writing expert graphs, ${text}`);
+  writeMoeGraphs({ dir, config, progress: told }, ffnGraph, (layer, file) => moe(config, weights, layer, spec, file));
 }
 
 /**

@@ -1,14 +1,12 @@
-import { writeFileSync } from "node:fs";
-import path from "node:path";
 import type { ModelConfig } from "../config.ts";
 import { OnnxGraph } from "../graph/onnx.ts";
-import { WeightsFile } from "../graph/weights-file.ts";
+import type { WeightsFile } from "../graph/weights-file.ts";
 import type { ShardSpec } from "../stages.ts";
-import { head } from "./attention-graphs.ts";
-import { DEVICE_HEAD_GRAPH, DEVICE_ROWS, deviceLayerGraph, writeOutputs } from "./device-graphs.ts";
+import { DEVICE_ROWS, writeOutputs } from "./device-graphs.ts";
 import { slice } from "./ffn-graphs.ts";
 import { quantiseWeights, toBf16 } from "./quantise-weights.ts";
 import type { FfnWeights, Step3Weights } from "./weights.ts";
+import { deviceLayerGraph, writeDeviceAttention, writeMoeGraphs } from "./write-graphs.ts";
 
 /** Activations are quantised in groups of so many values, weights in squares. */
 const GROUP = 128;
@@ -32,18 +30,10 @@ export function writeHopperAttentionGraphs(
   weights: Step3Weights,
   progress: (text: string) => void,
 ): void {
-  const file = new WeightsFile(dir);
-  try {
-    for (const [layer, kind] of config.layerKinds.entries()) {
-      progress(`writing attention graphs in FP8, layer ${layer + 1} of ${config.numLayers}`);
-      const dense = kind === "dense" ? weights.dense(layer) : undefined;
-      const graph = attention(config, weights.attention(layer), dense, file);
-      writeFileSync(path.join(dir, deviceLayerGraph(layer)), graph);
-    }
-    writeFileSync(path.join(dir, DEVICE_HEAD_GRAPH), head(config, weights.head(), file));
-  } finally {
-    file.close();
-  }
+  const told = (text: string) => progress(`writing attention graphs in FP8, ${text}`);
+  writeDeviceAttention({ dir, config, progress: told }, weights, (layer, dense, file) =>
+    attention(config, weights.attention(layer), dense, file),
+  );
 }
 
 export function writeHopperFfnGraphs(
@@ -53,16 +43,10 @@ export function writeHopperFfnGraphs(
   spec: ShardSpec,
   progress: (text: string) => void,
 ): void {
-  const file = new WeightsFile(dir);
-  try {
-    for (const [layer, kind] of config.layerKinds.entries()) {
-      if (kind === "dense") continue;
-      progress(`writing expert graphs in FP8, layer ${layer + 1} of ${config.numLayers}`);
-      writeFileSync(path.join(dir, deviceLayerGraph(layer)), experts(config, weights, layer, spec, file));
-    }
-  } finally {
-    file.close();
-  }
+  const told = (text: string) => progress(`writing expert graphs in FP8, ${text}`);
+  writeMoeGraphs({ dir, config, progress: told }, deviceLayerGraph, (layer, file) =>
+    experts(config, weights, layer, spec, file),
+  );
 }
 
 /** Parts of a dense FFN, each as wide as the kernel's experts may be; a token visits all of them. */
