@@ -11,8 +11,8 @@ const ACK = Buffer.from("+ACK");
  *
  * - has back jobs that were done. Their acknowledgements it knows, so nobody gets them again, but they would fill up the queue
  *   for ever. Everything up to the consumer's acknowledgement floor is done: this removes it, until the floor has passed all that
- *   was there after the crash, and pushes the floor on where it stays behind. One by one, because a server before 2.9.15 forgets every delivery under way when any part of a
- *   stream is purged: a job whose worker was lost would never come back.
+ *   was there after the crash, and pushes the floor on where it stays behind. One by one, because a server before 2.9.15 forgets
+ *   every delivery under way when any part of a stream is purged: a job whose worker was lost would never come back.
  * - waits for acknowledgements of jobs that have gone. Those before the first job it has, it drops by itself; any other would hold
  *   the floor for ever, and with it all that was done. They are acknowledged here: whatever the stream has no more is done.
  *

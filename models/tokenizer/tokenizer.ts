@@ -25,7 +25,7 @@ export interface Tokenizer {
 const CACHED_PIECES = 32_768;
 const CACHED_PIECE_LENGTH = 64;
 
-/** Reads `tokenizer.json`. RallyError `bad-model` if it contradicts itself, `unsupported-model` naming what is not implemented. */
+/** Reads `tokenizer.json`. RallyError `bad-model` if it contradicts itself, `unsupported-model` naming what it asks for in vain. */
 export async function loadTokenizer(modelDir: string): Promise<Tokenizer> {
   const file = path.join(modelDir, "tokenizer.json");
   let json: unknown;

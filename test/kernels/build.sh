@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds the check and the timings of the expert feed-forward kernel into the folder given (default: dist/kernels). Needs nvcc 13.
+# Builds checks and timings of kernels into the folder given (default: dist/kernels). Needs nvcc 13; they run on a Hopper GPU.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 kernels=$here/../../models/kernels
@@ -10,6 +10,8 @@ build() {
   shift
   nvcc -O3 -std=c++20 -gencode=arch=compute_90a,code=sm_90a -cudart static -o "$out/$target" "$@"
 }
+build mfa-decode "$here/mfa-decode.cu" "$kernels/mfa-decode.cu" "$kernels/mfa-append.cu"
+build mfa-bench "$here/mfa-bench.cu" "$kernels/mfa-decode.cu" "$kernels/mfa-append.cu"
 build expert-ffn "$here/expert-ffn.cu" "$kernels/expert-ffn.cu"
 build expert-bench "$here/expert-bench.cu" "$kernels/expert-ffn.cu"
 # for compute-sanitizer --tool racecheck, with the argument `small`
