@@ -26,7 +26,11 @@ const harness =
       },
       wait: (ms) => sleep(ms),
       interrupt: () => server.kill(),
-      restore: () => server.restart(),
+      async restore() {
+        await server.restart();
+        // Each of them tries again in its own time.
+        await expect.poll(() => links.every(({ connected }) => connected), { timeout: 10_000 }).toBe(true);
+      },
       async close() {
         for (const link of links) await link.close();
         await server.stop();
