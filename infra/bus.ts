@@ -9,6 +9,8 @@ export interface BusMessage {
   readonly reply: string | undefined;
   /** Set on the empty message that comes back on `reply` at once when nobody listens on the published subject. */
   readonly noResponders: boolean;
+  /** The payload came through this host's memory alone, as it was written. Any other may have been damaged on its way. */
+  readonly isShared?: true;
 }
 
 export type BusHandler = (message: BusMessage) => void;
@@ -25,6 +27,11 @@ export interface PublishOptions {
   readonly single?: boolean;
   /** The payload is only lent: it is the caller's again when `publish` returns. */
   readonly borrowed?: boolean;
+  /**
+   * Called with the payload, before `publish` returns or later, if it goes where it may be damaged: may write into it, a checksum for
+   * instance. Not called for one that goes through shared memory.
+   */
+  readonly seal?: (payload: Uint8Array) => void;
 }
 
 export type BusStatus = "connected" | "disconnected" | "closed";

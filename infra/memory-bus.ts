@@ -144,7 +144,7 @@ export class MemoryBus implements Bus {
     if (this.#status === "disconnected") this.#setStatus("connected");
   }
 
-  publish(subject: string, payload: Uint8Array, reply?: string, { borrowed = false }: PublishOptions = {}): void {
+  publish(subject: string, payload: Uint8Array, reply?: string, { borrowed = false, seal }: PublishOptions = {}): void {
     this.#checkOpen();
     checkSubject(subject);
     if (payload.length > this.maxPayload) {
@@ -154,7 +154,9 @@ export class MemoryBus implements Bus {
         limit: this.maxPayload,
       });
     }
-    if (this.connected) this.#router.publish(this, subject, borrowed ? new Uint8Array(payload) : payload, reply);
+    if (!this.connected) return;
+    seal?.(payload);
+    this.#router.publish(this, subject, borrowed ? new Uint8Array(payload) : payload, reply);
   }
 
   subscribe(subject: string, handler: BusHandler, options: { readonly queue?: string } = {}): Subscription {

@@ -36,7 +36,8 @@ export class NatsBus implements Bus {
         limit: this.#link.maxPayload,
       });
     }
-    if (options.single === true && this.#shared.publish(subject, payload, reply)) return;
+    if (options.single === true && this.#shared.publish(subject, payload, reply, options.seal)) return;
+    options.seal?.(payload);
     this.#link.publish(subject, options.borrowed === true ? new Uint8Array(payload) : payload, reply);
   }
 

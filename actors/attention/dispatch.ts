@@ -1,6 +1,5 @@
 import { RallyError } from "../../infra/errors.ts";
 import { toWireF32, toWireI32, type WireDtype } from "../../infra/tensor.ts";
-import { batchCheck } from "../protocol/checksum.ts";
 import { MAX_BATCH_ROWS } from "../protocol/limits.ts";
 import type { ActivationBatch } from "../protocol/messages.ts";
 import type { Trip } from "./ffn-side.ts";
@@ -56,7 +55,7 @@ export function activationBatch(
   const { pass, layer } = trip;
   const { from, count } = rows;
   const [firstId, lastId] = [from * topK, (from + count) * topK];
-  const batch = {
+  return {
     kind: "activations",
     deployment: options.deployment,
     epoch: meta.epoch,
@@ -74,6 +73,5 @@ export function activationBatch(
     ),
     expertIds: toWireI32(pass.expertIds.subarray(firstId, lastId), [count, topK]),
     expertWeights: toWireF32(pass.expertWeights.subarray(firstId, lastId), [count, topK], "f32"),
-  } as const;
-  return { ...batch, check: batchCheck(batch) };
+  };
 }

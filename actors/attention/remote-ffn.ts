@@ -2,9 +2,9 @@ import type { BusMessage, Subscription } from "../../infra/bus.ts";
 import type { Timer } from "../../infra/clock.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
 import { fromWireF32 } from "../../infra/tensor.ts";
-import { checkIntact, resultCheck } from "../protocol/checksum.ts";
-import { decodeExpertResult } from "../protocol/decode.ts";
+import { ResultDecoder } from "../protocol/hot-messages.ts";
 import type { ExpertResult } from "../protocol/messages.ts";
+import { checkSeal } from "../protocol/seal.ts";
 import { Credits } from "./credits.ts";
 import { bytesPerRow, splitRows } from "./dispatch.ts";
 import { combine, type FfnSide, type Trip } from "./ffn-side.ts";
@@ -37,6 +37,7 @@ export class RemoteFfn implements FfnSide {
   readonly #buffers: OutputBuffers;
   readonly #rowBytes: number;
   readonly #sender: Sender;
+  readonly #decoder = new ResultDecoder();
   #timer: Timer | undefined;
 
   constructor(options: RemoteFfnOptions) {
@@ -110,13 +111,13 @@ export class RemoteFfn implements FfnSide {
       return;
     }
     try {
-      this.#accept(decodeExpertResult(message.payload), message.payload.length);
+      this.#accept(this.#decoder.decode(message.payload), message);
     } catch (thrown) {
       this.#options.observe.badMessage(RallyError.from(thrown).message);
     }
   }
 
-  #accept(result: ExpertResult, bytes: number): void {
+  #accept(result: ExpertResult, { payload, isShared }: BusMessage): void {
     const send = this.#sender.heard(result);
     const visit = this.#visits.get(result.microBatch);
     if (visit === undefined || visit.trip.passId !== result.passId || visit.trip.layer !== result.layer) return;
@@ -124,8 +125,17 @@ export class RemoteFfn implements FfnSide {
     const leg = result.shard < numShards ? visit.legs[result.part * numShards + result.shard] : undefined;
     // Late answers are as good as any, but not those from before the placement changed.
     if (leg === undefined || leg.answered || result.attempt < visit.firstAttempt) return;
+    try {
+      if (isShared !== true) checkSeal(`the answer of ${result.expertId}`, payload);
+    } catch (thrown) {
+      this.#unreadable(leg, result, thrown);
+      return;
+    }
     if (result.kind === "refused") this.#refused(leg, result, RallyError.fromWire(result.error));
-    else this.#answered(leg, result, { bytes, sentAt: (send ?? sendOf(leg, result.attempt))?.sentAt ?? leg.sentAt });
+    else {
+      const { sentAt } = send ?? sendOf(leg, result.attempt) ?? leg;
+      this.#answered(leg, result, { bytes: payload.length, sentAt });
+    }
   }
 
   #answered(
@@ -138,12 +148,9 @@ export class RemoteFfn implements FfnSide {
     const { from, count } = leg.rows;
     const rows = (visit.outputs[shard] as Float32Array).subarray(from * hiddenSize, (from + count) * hiddenSize);
     try {
-      checkIntact(`the answer of ${result.expertId}`, result.check, resultCheck(result));
       fromWireF32(result.output, [count, hiddenSize], rows);
     } catch (thrown) {
-      const error = RallyError.from(thrown);
-      observe.badMessage(`answer of ${result.expertId}: ${error.message}`);
-      this.#refused(leg, result, error);
+      this.#unreadable(leg, result, thrown);
       return;
     }
     const answeredAt = clock.elapsed();
@@ -165,6 +172,12 @@ export class RemoteFfn implements FfnSide {
     const { hidden, residual } = visit.trip.pass;
     combine(hidden, residual, visit.outputs);
     visit.done();
+  }
+
+  #unreadable(leg: Leg, result: ExpertResult, thrown: unknown): void {
+    const error = RallyError.from(thrown);
+    this.#options.observe.badMessage(`answer of ${result.expertId}: ${error.message}`);
+    this.#refused(leg, result, error);
   }
 
   #refused(leg: Leg, { attempt, expertId }: ExpertResult, error: RallyError): void {

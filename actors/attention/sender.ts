@@ -1,8 +1,9 @@
 import type { Bus } from "../../infra/bus.ts";
 import type { Clock } from "../../infra/clock.ts";
-import { ScratchEncoder } from "../../infra/codec.ts";
 import { RallyError } from "../../infra/errors.ts";
+import { BatchEncoder } from "../protocol/hot-messages.ts";
 import type { ExpertResult } from "../protocol/messages.ts";
+import { seal } from "../protocol/seal.ts";
 import { AnswerTimes } from "./answer-times.ts";
 import type { Subjects } from "../protocol/subjects.ts";
 import { activationBatch, type DispatchOptions } from "./dispatch.ts";
@@ -29,8 +30,6 @@ interface SenderEvents extends Pick<RollCallOptions, "joined" | "gone"> {
   readonly failed: (visit: Visit, error: RallyError) => void;
 }
 
-const LENT = { single: true, borrowed: true } as const;
-
 /** Sends legs to replicas, and knows them by how they answer. */
 export class Sender {
   readonly #options: SenderOptions;
@@ -39,12 +38,11 @@ export class Sender {
   readonly #rollCall: RollCall;
   readonly #times: AnswerTimes;
   readonly #hedges: Hedges;
-  readonly #encoder = new ScratchEncoder();
+  readonly #encoder = new BatchEncoder();
   /** What the encoder's memory holds: all shards get the same bytes of a part. */
-  #encoded:
-    | { readonly visit: Visit; readonly part: number; readonly attempt: number; readonly payload: Uint8Array }
-    | undefined;
+  #encoded: Encoded | undefined;
   #connected = true;
+  readonly #lent = { single: true, borrowed: true, seal: (payload: Uint8Array) => this.#seal(payload) } as const;
 
   constructor(options: SenderOptions, { joined, gone, failed }: SenderEvents) {
     this.#options = options;
@@ -85,7 +83,7 @@ export class Sender {
       const payload = this.#payload(leg, 2 * patience);
       leg.bytes = payload.length;
       const to = subjects.ffn(leg.shard, replica?.id);
-      bus.publish(to, payload, subjects.act(attentionId, leg.shard, replica?.id), LENT);
+      bus.publish(to, payload, subjects.act(attentionId, leg.shard, replica?.id), this.#lent);
     } catch (thrown) {
       // Not from within: whoever sends may be in the middle of `forward`, or of another trip's answer.
       queueMicrotask(() => this.#failed(leg.visit, RallyError.from(thrown)));
@@ -165,9 +163,27 @@ export class Sender {
     const deadline = Math.ceil(this.#options.clock.now() + deadlineMs);
     const meta = { part, attempt, epoch: visit.epoch, deadline };
     const payload = this.#encoder.encode(activationBatch(this.#options, visit.trip, rows, meta));
-    this.#encoded = { visit, part, attempt, payload };
+    this.#encoded = { visit, part, attempt, payload, isSealed: false };
     return payload;
   }
+
+  #seal(payload: Uint8Array): void {
+    const last = this.#encoded;
+    // Once for all shards.
+    if (last?.payload !== payload) seal(payload);
+    else if (!last.isSealed) {
+      seal(payload);
+      last.isSealed = true;
+    }
+  }
+}
+
+interface Encoded {
+  readonly visit: Visit;
+  readonly part: number;
+  readonly attempt: number;
+  readonly payload: Uint8Array;
+  isSealed: boolean;
 }
 
 function isAnswer(answer: ExpertResult, { passId, layer, part, attempt }: Send): boolean {

@@ -1,15 +1,14 @@
 import { setImmediate as nextEvents } from "node:timers/promises";
 import type { Bus, BusMessage, Subscription } from "../../infra/bus.ts";
 import type { Clock } from "../../infra/clock.ts";
-import { ScratchEncoder } from "../../infra/codec.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
 import { isProcessFault } from "../../infra/process-fault.ts";
 import { toWireF32, type WireDtype } from "../../infra/tensor.ts";
 import type { ModelConfig } from "../../models/config.ts";
 import type { FfnShard } from "../../models/stages.ts";
-import { batchCheck, checkIntact, resultCheck } from "../protocol/checksum.ts";
-import { decodeActivationBatch } from "../protocol/decode.ts";
+import { AnswerEncoder, BatchDecoder } from "../protocol/hot-messages.ts";
 import type { ActivationBatch, ExpertResult } from "../protocol/messages.ts";
+import { checkSeal, seal } from "../protocol/seal.ts";
 import type { Subjects } from "../protocol/subjects.ts";
 import { Coalescer } from "./coalesce.ts";
 import { checkPlace, type FfnInput, takeInput } from "./intake.ts";
@@ -58,7 +57,7 @@ const OVERLOADED_RETRY_MS = 20;
 /** Attention actors have heard the goodbye by then, unless they are in the middle of a long computation. */
 const LEAVING_QUIET_MS = 100;
 const LEAVING_LIMIT_MS = 1_000;
-const LENT = { single: true, borrowed: true } as const;
+const LENT = { single: true, borrowed: true, seal } as const;
 
 /** An expert actor's whole life: receive, run, answer. Keeps nothing between messages. */
 export class Expert {
@@ -68,7 +67,8 @@ export class Expert {
   readonly #presence: Presence;
   readonly #buffers: RowBuffers;
   readonly #inputs = new InputPool();
-  readonly #encoder = new ScratchEncoder();
+  readonly #decoder = new BatchDecoder();
+  readonly #encoder = new AnswerEncoder();
   #running: Promise<void> | undefined;
   #lastMessageAt = -Infinity;
 
@@ -110,14 +110,14 @@ export class Expert {
     this.#lastMessageAt = this.#options.clock.elapsed();
     let batch: ActivationBatch;
     try {
-      batch = decodeActivationBatch(message.payload);
+      batch = this.#decoder.decode(message.payload);
     } catch (thrown) {
       this.#answerUnreadable(message.reply, RallyError.from(thrown));
       return;
     }
     const reply = message.reply ?? this.#options.subjects.act(batch.attentionId, this.#options.ffn.spec.shard);
     try {
-      this.#admit(batch, reply);
+      this.#admit(batch, reply, message);
     } catch (thrown) {
       const refusal = RallyError.from(thrown);
       if (refusal.code === "bad-message" || refusal.code === "corrupted")
@@ -129,7 +129,7 @@ export class Expert {
   }
 
   /** Queues a batch that fits the model, the placement and the clock. */
-  #admit(batch: ActivationBatch, reply: string): void {
+  #admit(batch: ActivationBatch, reply: string, { payload, isShared }: BusMessage): void {
     const { config, clock, maxWaitingBatches } = this.#options;
     checkPlace(batch, { deployment: this.#options.deployment, epoch: this.#options.epoch(), now: clock.now() });
     // Before its tensors are copied: refusing must stay cheap.
@@ -139,7 +139,7 @@ export class Expert {
         retryAfterMs: OVERLOADED_RETRY_MS,
       });
     }
-    checkIntact("the batch", batch.check, batchCheck(batch));
+    if (isShared !== true) checkSeal("the batch", payload);
     this.#waiting.push({ ...takeInput(batch, config, this.#inputs), batch, reply, arrivedAt: clock.elapsed() });
   }
 
@@ -198,14 +198,13 @@ export class Expert {
       const answer = output.subarray(rows * config.hiddenSize, (rows + numTokens) * config.hiddenSize);
       rows += numTokens;
       waitMs += from - arrivedAt;
-      const result = {
+      this.#publish(reply, {
         ...this.#header(batch),
         kind: "result",
         output: toWireF32(answer, [numTokens, config.hiddenSize], answerDtype(batch)),
         waitUs: Math.max(0, Math.round((from - arrivedAt) * 1000)),
         computeUs: Math.max(0, Math.round((to - from) * 1000)),
-      } as const;
-      this.#publish(reply, { ...result, check: resultCheck(result) });
+      });
     }
     const microBatches = batches.map(({ batch }) => batch.microBatch);
     observer.ran({ layer: batches[0]?.layer ?? 0, microBatches, rows, from, to, waitMs });

@@ -3,7 +3,7 @@ import { checkWireTensor, type WireTensor } from "../../infra/tensor.ts";
 import { validateSampling } from "../../models/sampling/params.ts";
 import { isTokenId, MAX_TOKEN_ID, tokensOf, usageOf, wireErrorOf } from "./event-fields.ts";
 import { FieldReader } from "./fields.ts";
-import { REQUEST_LIMITS } from "./limits.ts";
+import { POSITION_LIMITS, REQUEST_LIMITS } from "./limits.ts";
 import type {
   ActivationBatch,
   EndEvent,
@@ -31,8 +31,6 @@ const REQUEST_FIELDS = [
 const MAX_ID = Number.MAX_SAFE_INTEGER;
 const NAME = 64;
 const MAX_EXPERTS = 65_536;
-const MAX_SHARD = 65_535;
-const MAX_CHECK = 2 ** 32 - 1;
 
 /** RallyError `bad-request` for a readable map with a wrong field, `bad-message` for bytes that are none. */
 export function decodeGenerateRequest(bytes: Uint8Array): GenerateRequest {
@@ -150,15 +148,14 @@ export function decodeActivationBatch(bytes: Uint8Array): ActivationBatch {
   return {
     kind,
     deployment: fields.text("deployment", NAME),
-    epoch: fields.integer("epoch", 0, MAX_ID),
+    epoch: within(fields, "epoch"),
     // It becomes part of a subject to answer on.
     attentionId: fields.name("attentionId"),
     ...positionOf(fields),
-    deadline: fields.integer("deadline", 0, MAX_ID),
+    deadline: within(fields, "deadline"),
     hidden,
     expertIds,
     expertWeights,
-    check: fields.integer("check", 0, MAX_CHECK),
   };
 }
 
@@ -166,7 +163,7 @@ export function decodeExpertResult(bytes: Uint8Array): ExpertResult {
   const fields = new FieldReader(decode(bytes), "expert result");
   const common = {
     ...positionOf(fields),
-    shard: fields.integer("shard", 0, MAX_SHARD),
+    shard: within(fields, "shard"),
     // It becomes part of the subject that the actor is addressed by.
     expertId: fields.name("expertId"),
   };
@@ -177,9 +174,8 @@ export function decodeExpertResult(bytes: Uint8Array): ExpertResult {
         kind,
         ...common,
         output: floatRowsOf(fields, "output"),
-        check: fields.integer("check", 0, MAX_CHECK),
-        waitUs: fields.integer("waitUs", 0, MAX_ID),
-        computeUs: fields.integer("computeUs", 0, MAX_ID),
+        waitUs: within(fields, "waitUs"),
+        computeUs: within(fields, "computeUs"),
       };
     case "refused":
       return { kind, ...common, error: wireErrorOf(fields) };
@@ -194,7 +190,7 @@ export function decodeExpertNotice(bytes: Uint8Array): ExpertNotice {
   if (kind !== "expert") throw fields.refuse("kind", kind, '"expert"');
   const state = fields.raw("state");
   if (state !== "serving" && state !== "leaving") throw fields.refuse("state", state, "serving or leaving");
-  return { kind, expertId: fields.name("expertId"), shard: fields.integer("shard", 0, MAX_SHARD), state };
+  return { kind, expertId: fields.name("expertId"), shard: within(fields, "shard"), state };
 }
 
 export function decodePlacement(bytes: Uint8Array): Placement {
@@ -241,10 +237,14 @@ function floatRowsOf(fields: FieldReader, field: string): WireTensor {
 
 function positionOf(fields: FieldReader) {
   return {
-    passId: fields.integer("passId", 0, MAX_ID),
-    microBatch: fields.integer("microBatch", 0, 65_535),
-    layer: fields.integer("layer", 0, 65_535),
-    part: fields.integer("part", 0, 65_535),
-    attempt: fields.integer("attempt", 0, MAX_ID),
+    passId: within(fields, "passId"),
+    microBatch: within(fields, "microBatch"),
+    layer: within(fields, "layer"),
+    part: within(fields, "part"),
+    attempt: within(fields, "attempt"),
   };
+}
+
+function within(fields: FieldReader, field: keyof typeof POSITION_LIMITS): number {
+  return fields.integer(field, 0, POSITION_LIMITS[field]);
 }

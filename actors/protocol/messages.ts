@@ -79,7 +79,7 @@ export type EndEvent =
 
 export type LogEvent = TokenEvent | EndEvent;
 
-/** To `.ffn.<shard>`: one layer's FFN input, answered on `.act.<attentionId>`. */
+/** To `.ffn.<shard>`: one layer's FFN input, answered on `.act.<attentionId>`. Like the answer it ends with a checksum: `seal.ts`. */
 export interface ActivationBatch {
   readonly kind: "activations";
   readonly deployment: string;
@@ -100,8 +100,6 @@ export interface ActivationBatch {
   readonly expertIds: WireTensor;
   /** f32 [numTokens, topK]. */
   readonly expertWeights: WireTensor;
-  /** CRC-32, see `checksum.ts`. */
-  readonly check: number;
 }
 
 /** To `.act.<attentionId>`: the weighted sum of one shard's experts, a row per token, or why not. */
@@ -117,8 +115,6 @@ export type ExpertResult =
       readonly expertId: string;
       /** [numTokens, hiddenSize] */
       readonly output: WireTensor;
-      /** CRC-32, see `checksum.ts`. */
-      readonly check: number;
       /** Time in the expert actor: waiting for its turn, and computing. Microseconds. */
       readonly waitUs: number;
       readonly computeUs: number;

@@ -1,11 +1,12 @@
 import { once } from "node:events";
 import net from "node:net";
-import type { Bus, PublishOptions } from "../../infra/bus.ts";
-import { decode, encode } from "../../infra/codec.ts";
+import { AnswerEncoder, BatchDecoder, BatchEncoder, ResultDecoder } from "../../actors/protocol/hot-messages.ts";
+import { checkSeal, seal } from "../../actors/protocol/seal.ts";
+import type { Bus, BusMessage, PublishOptions } from "../../infra/bus.ts";
 import { NatsBus } from "../../infra/nats-bus.ts";
 import { openClientLink } from "../../infra/nats-client-link.ts";
 import { openWireLink } from "../../infra/nats-wire-link.ts";
-import { checkWireTensor, fromWireF32, toWireF32, toWireI32 } from "../../infra/tensor.ts";
+import { fromWireF32, toWireF32, toWireI32 } from "../../infra/tensor.ts";
 
 /** Where both processes meet. */
 export interface HopContext {
@@ -28,6 +29,7 @@ export interface HopTrip {
 
 const HIDDEN = 1024;
 const TOP_K = 3;
+const POSITION = { passId: 1, microBatch: 0, layer: 3, part: 0, attempt: 0 } as const;
 
 export const HOP_WAYS: Readonly<Record<string, HopWay>> = {
   tcp: plainTcp(),
@@ -107,21 +109,31 @@ function overBus(name: string, connect: (url: string) => Promise<Bus>): HopWay {
 
 /** An ActivationBatch there and an ExpertResult back: encoded, decoded, tensors copied out, as the actors do. */
 function activations(name: string, options: PublishOptions): HopWay {
+  const lent = { ...options, borrowed: true, seal };
   const connect = async (url: string): Promise<Bus> =>
     new NatsBus(await openWireLink({ url }, "hop"), { shared: options.single === true });
   return {
     async echo({ natsUrl }) {
       const bus = await connect(natsUrl);
+      const [decoder, encoder] = [new BatchDecoder(), new AnswerEncoder()];
       let hidden = new Float32Array(0);
-      bus.subscribe(`${name}.there`, ({ payload }) => {
-        const tensor = tensorIn(payload, "hidden");
+      bus.subscribe(`${name}.there`, ({ payload, isShared }) => {
+        const { hidden: tensor } = decoder.decode(payload);
+        if (isShared !== true) checkSeal("the batch", payload);
         const [rows = 0] = tensor.shape;
         if (hidden.length !== rows * HIDDEN) hidden = new Float32Array(rows * HIDDEN);
         fromWireF32(tensor, tensor.shape, hidden);
         const output = toWireF32(hidden, tensor.shape, "f32");
-        const position = { passId: 1, microBatch: 0, layer: 3, part: 0, attempt: 0 };
-        const result = { kind: "result", ...position, shard: 0, expertId: "e0", output, waitUs: 1, computeUs: 1 };
-        bus.publish(`${name}.back`, encode(result), undefined, options);
+        const result = {
+          kind: "result",
+          ...POSITION,
+          shard: 0,
+          expertId: "e0",
+          output,
+          waitUs: 1,
+          computeUs: 1,
+        } as const;
+        bus.publish(`${name}.back`, encoder.encode(result), undefined, lent);
       });
       await bus.flush();
     },
@@ -130,8 +142,8 @@ function activations(name: string, options: PublishOptions): HopWay {
       const rows = size / 4 / HIDDEN;
       const hidden = new Float32Array(rows * HIDDEN).fill(0.5);
       const target = new Float32Array(rows * HIDDEN);
-      const position = { passId: 1, microBatch: 0, layer: 3, part: 0, attempt: 0 };
-      const common = { kind: "activations", deployment: "bench", epoch: 1, attentionId: "a0", ...position };
+      const common = { kind: "activations", deployment: "bench", epoch: 1, attentionId: "a0", ...POSITION } as const;
+      const [encoder, decoder] = [new BatchEncoder(), new ResultDecoder()];
       const expertIds = new Int32Array(rows * TOP_K);
       const expertWeights = new Float32Array(rows * TOP_K);
       const send = (): void => {
@@ -142,31 +154,27 @@ function activations(name: string, options: PublishOptions): HopWay {
           expertIds: toWireI32(expertIds, [rows, TOP_K]),
           expertWeights: toWireF32(expertWeights, [rows, TOP_K], "f32"),
         };
-        bus.publish(`${name}.there`, encode(batch), undefined, options);
+        bus.publish(`${name}.there`, encoder.encode(batch), undefined, lent);
       };
-      const receive = (payload: Uint8Array): void => {
-        fromWireF32(tensorIn(payload, "output"), [rows, HIDDEN], target);
+      const receive = ({ payload, isShared }: BusMessage): void => {
+        const result = decoder.decode(payload);
+        if (isShared !== true) checkSeal("the answer", payload);
+        if (result.kind === "result") fromWireF32(result.output, [rows, HIDDEN], target);
       };
       return await busTrip(bus, name, send, receive);
     },
   };
 }
 
-function tensorIn(payload: Uint8Array, field: string) {
-  const message = decode(payload);
-  const entries = typeof message === "object" && message !== null ? Object.entries(message) : [];
-  return checkWireTensor(new Map(entries).get(field), field);
-}
-
 async function busTrip(
   bus: Bus,
   name: string,
   send: () => void,
-  receive: (payload: Uint8Array) => void = () => {},
+  receive: (message: BusMessage) => void = () => {},
 ): Promise<HopTrip> {
   let done: (() => void) | undefined;
-  bus.subscribe(`${name}.back`, ({ payload }) => {
-    receive(payload);
+  bus.subscribe(`${name}.back`, (message) => {
+    receive(message);
     done?.();
   });
   await bus.flush();

@@ -4,9 +4,9 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { encode } from "../../infra/codec.ts";
 import { RallyError } from "../../infra/errors.ts";
 import type { GenerateOptions } from "../../actors/client/rally-client.ts";
-import { batchCheck } from "../../actors/protocol/checksum.ts";
 import { startDeployment, type TestDeployment } from "../support/deployment.ts";
 import { mixedRequests, tokensOf } from "../support/requests.ts";
+import { encodedSealed } from "../support/sealed.ts";
 
 /** Promise 5: bad input is answered, not obeyed; promise 4: nothing leaks. */
 describe("bad input", () => {
@@ -66,11 +66,12 @@ describe("bad input", () => {
       nested,
       Uint8Array.of(0xdd, 0xff, 0xff, 0xff, 0xff),
       encode({ kind: "activations" }),
-      encode(batch({ layer: 99 })),
-      encode(batch({ epoch: 12_345 })),
-      encode(batch({ hidden: { dtype: "f32", shape: [1, 384], bytes: new Uint8Array(4) } })),
-      encode(batch({ hidden: { dtype: "f64", shape: [1, 1], bytes: new Uint8Array(8) } })),
-      encode(batch({ expertIds: { dtype: "i32", shape: [1, 3], bytes: new Uint8Array(12).fill(0xff) } })),
+      // Their checksums fit, so that what is wrong is found behind them.
+      encodedSealed(batch({ layer: 99 })),
+      encodedSealed(batch({ epoch: 12_345 })),
+      encodedSealed(batch({ hidden: { dtype: "f32", shape: [1, 384], bytes: new Uint8Array(4) } })),
+      encodedSealed(batch({ hidden: { dtype: "f64", shape: [1, 1], bytes: new Uint8Array(8) } })),
+      encodedSealed(batch({ expertIds: { dtype: "i32", shape: [1, 3], bytes: new Uint8Array(12).fill(0xff) } })),
       encode({ kind: "result", passId: 1, microBatch: 0, layer: 0, part: 0, shard: 0, attempt: 0, expertId: "x" }),
     ];
     const subjects = [
@@ -111,7 +112,7 @@ describe("bad input", () => {
 });
 
 function batch(fields: Record<string, unknown>): Record<string, unknown> {
-  const whole = {
+  return {
     kind: "activations",
     deployment: "default",
     epoch: 1,
@@ -127,6 +128,4 @@ function batch(fields: Record<string, unknown>): Record<string, unknown> {
     expertWeights: { dtype: "f32", shape: [1, 3], bytes: new Uint8Array(12) },
     ...fields,
   };
-  // Fits, so that what is wrong is found behind it.
-  return { ...whole, check: batchCheck(whole as unknown as Parameters<typeof batchCheck>[0]) };
 }

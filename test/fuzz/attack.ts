@@ -1,5 +1,4 @@
 import { expect } from "vitest";
-import { batchCheck, resultCheck } from "../../actors/protocol/checksum.ts";
 import { decodeLogEvent } from "../../actors/protocol/decode.ts";
 import { encode } from "../../infra/codec.ts";
 import { RallyError } from "../../infra/errors.ts";
@@ -7,6 +6,7 @@ import { toWireF32, toWireI32 } from "../../infra/tensor.ts";
 import { fakeConfig } from "../support/fake-model.ts";
 import { EPOCH, type FuzzDeployment } from "../support/fuzz-deployment.ts";
 import { MESSAGES } from "../support/messages.ts";
+import { encodedSealed } from "../support/sealed.ts";
 import { type FuzzRandom, mutateBytes, mutateMessage } from "../support/mutations.ts";
 import { type Crowd, GIVE_UP_MS, SPEAKERS, Watched } from "./crowd.ts";
 
@@ -20,7 +20,7 @@ const MS_PER_TURN = 50;
 const REQUEST = encode({ ...MESSAGES.request, maxTokens: 2, deadline: 2 ** 50 });
 const { hiddenSize, topK } = fakeConfig;
 const position = { passId: 7, microBatch: 0, layer: 1, part: 0, attempt: 0 } as const;
-const batch = {
+const BATCH = {
   ...MESSAGES.activations,
   ...position,
   epoch: EPOCH,
@@ -30,15 +30,13 @@ const batch = {
   expertIds: toWireI32(new Int32Array(3 * topK).fill(1), [3, topK]),
   expertWeights: toWireF32(new Float32Array(3 * topK).fill(0.5), [3, topK], "f32"),
 };
-const BATCH = { ...batch, check: batchCheck(batch) };
-const answer = {
+const ANSWER = {
   ...MESSAGES.result,
   ...position,
   output: toWireF32(new Float32Array(3 * hiddenSize), [3, hiddenSize], "f32"),
 };
-const ANSWER = { ...answer, check: resultCheck(answer) };
 const LOG_EVENTS = [MESSAGES.tokens, MESSAGES.completed, MESSAGES.failed, MESSAGES.cancelled];
-const HEADS = [BATCH, ANSWER, MESSAGES.refused, MESSAGES.expert].map((message) => Uint8Array.from(encode(message)));
+const HEADS = [BATCH, ANSWER, MESSAGES.refused, MESSAGES.expert].map(encodedSealed);
 
 /** Writes whatever to wherever anybody may. */
 export class Attack {
@@ -181,7 +179,7 @@ export class Attack {
         random.pick(["f32", "f16", "int8-row"]),
       ),
     };
-    return encode({ ...odd, check: batchCheck(odd) });
+    return encodedSealed(odd);
   }
 
   #answer(): Uint8Array {
@@ -194,7 +192,7 @@ export class Attack {
       shard: random.below(4),
       part: random.below(3),
     };
-    return encode({ ...odd, check: resultCheck(odd) });
+    return encodedSealed(odd);
   }
 
   #answerSubject(): string {

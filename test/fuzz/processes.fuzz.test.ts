@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { crc32 } from "node:zlib";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { decodeLogEvent, decodePlacement } from "../../actors/protocol/decode.ts";
 import { readPlacement } from "../../actors/protocol/placement.ts";
@@ -135,11 +136,12 @@ describe(`${NUM_MESSAGES} mutated and random messages through nats-server, seed 
 
 /** In msgpack, 0xc1 starts nothing. */
 function doorbell(random: FuzzRandom): Uint8Array {
-  const bytes = new Uint8Array(64);
+  const bytes = new Uint8Array(68);
   bytes.set(Buffer.from("\xc1shared\n", "latin1"));
   const view = new DataView(bytes.buffer, 24);
   const numbers = [0, 1, 3, 16, 4096, 100_000, 2 ** 31, 2 ** 53 - 1, process.pid, process.ppid];
   for (let field = 0; field < 5; field++) view.setFloat64(8 * field, random.pick(numbers), true);
+  if (random.below(10) > 0) new DataView(bytes.buffer, 64).setUint32(0, crc32(bytes.subarray(8, 64)));
   return random.below(2) === 0 ? bytes : mutateBytes(bytes, random);
 }
 

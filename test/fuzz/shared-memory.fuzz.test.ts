@@ -1,4 +1,5 @@
 import fs from "node:fs";
+import { crc32 } from "node:zlib";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { BusMessage } from "../../infra/bus.ts";
 import type { NatsLink, NatsMessage } from "../../infra/nats-link.ts";
@@ -7,7 +8,9 @@ import { FUZZ_SEED, FUZZ_TIMEOUT_MS, MemoryWatch, NUM_FUZZ_MESSAGES } from "../s
 import { FuzzRandom, mutateBytes } from "../support/mutations.ts";
 
 const MAX_PAYLOAD = 2 ** 20;
+/** A doorbell: its beginning, the ticket, four bytes of CRC-32. */
 const DOORBELL_START = 8;
+const CHECK_BYTES = 4;
 const ID_BYTES = 16;
 const PAYLOAD_BYTES = 100_000;
 /** Mutations that are no doorbell any more are shorter than this. */
@@ -76,7 +79,7 @@ describe.skipIf(process.platform !== "linux")("shared memory, hostile tickets", 
   function ring(): Uint8Array {
     const payload = new Uint8Array(PAYLOAD_BYTES).fill(7);
     // What was returned once goes the ordinary way from then on: the next subject.
-    while (!sender.publish(`rally.d.ffn.${shard}`, payload, undefined))
+    while (!sender.publish(`rally.d.ffn.${shard}`, payload, undefined, undefined))
       if (++shard > 10_000) throw new Error("not shared");
     const doorbell = ours.published.pop();
     if (doorbell === undefined) throw new Error("no doorbell");
@@ -132,7 +135,7 @@ describe.skipIf(process.platform !== "linux")("shared memory, hostile tickets", 
 
 /** A ticket that seems to come back; mostly not a true one, for those have their effect. */
 function returned(good: Uint8Array, number: number, random: FuzzRandom): Uint8Array {
-  const ticket = mutateBytes(good.subarray(DOORBELL_START), random);
+  const ticket = mutateBytes(good.subarray(DOORBELL_START, -CHECK_BYTES), random);
   if (number % 1001 !== 0 && ticket.length > 0) ticket[0] = (good[DOORBELL_START] ?? 0) ^ 1;
   return ticket;
 }
@@ -151,6 +154,9 @@ function forged(good: Uint8Array, random: FuzzRandom, fds: readonly number[]): U
     const id = random.pick([new Uint8Array(ID_BYTES), new Uint8Array(ID_BYTES).fill(0x53), random.bytes(ID_BYTES)]);
     copy.set(id, DOORBELL_START);
   }
+  // Whoever forges one knows how to sum it up.
+  const check = crc32(copy.subarray(DOORBELL_START, -CHECK_BYTES));
+  if (random.below(10) > 0) new DataView(copy.buffer, copy.length - CHECK_BYTES).setUint32(0, check);
   return copy;
 }
 

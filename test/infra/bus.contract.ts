@@ -212,6 +212,18 @@ export function busContract(name: string, open: () => Promise<BusHarness>): void
       );
     });
 
+    it("has what may be damaged on its way sealed first", async () => {
+      const inbox = new Inbox();
+      b.subscribe("sealed", inbox.handler);
+      await b.flush();
+      const payload = bytes("to be sealed");
+      a.publish("sealed", payload, undefined, { borrowed: true, seal: (lent) => lent.fill(0x78) });
+      payload.fill(0x79);
+      a.publish("sealed", bytes("to be sealed"), undefined, { seal: (given) => given.fill(0x7a) });
+      await inbox.received(2);
+      expect(inbox.texts).toEqual(["xxxxxxxxxxxx", "zzzzzzzzzzzz"]);
+    });
+
     it("copies what is only borrowed", async () => {
       const inbox = new Inbox();
       b.subscribe("lent", inbox.handler);

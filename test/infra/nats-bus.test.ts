@@ -1,4 +1,5 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
+import type { BusMessage, PublishOptions } from "../../infra/bus.ts";
 import { NatsBus } from "../../infra/nats-bus.ts";
 import { openClientLink } from "../../infra/nats-client-link.ts";
 import type { NatsLink } from "../../infra/nats-link.ts";
@@ -9,8 +10,8 @@ import { busContract, type BusHarness } from "./bus.contract.ts";
 
 /** Takes every subject to have one subscriber; the suite has large payloads only on such. */
 class SingleReceiverBus extends NatsBus {
-  override publish(subject: string, payload: Uint8Array, reply?: string): void {
-    super.publish(subject, payload, reply, { single: true });
+  override publish(subject: string, payload: Uint8Array, reply?: string, options: PublishOptions = {}): void {
+    super.publish(subject, payload, reply, { ...options, single: true });
   }
 }
 
@@ -38,6 +39,9 @@ busContract(
   "nats wire with shared memory",
   harness(openWireLink, (link) => new SingleReceiverBus(link, { shared: true })),
 );
+
+/** What starts one, a ticket, the ticket's CRC-32. */
+const DOORBELL_BYTES = 8 + 56 + 4;
 
 describe.skipIf(process.platform !== "linux")("payloads through shared memory", () => {
   let server: TestServer;
@@ -72,7 +76,7 @@ describe.skipIf(process.platform !== "linux")("payloads through shared memory", 
     await receiver.flush();
     await observer.flush();
     expect(seen).toEqual(["100000 1 answer.1", "100000 2 answer.2", "1000 3 undefined"]);
-    expect(sizes).toEqual([64, 100_000, 1000]);
+    expect(sizes).toEqual([DOORBELL_BYTES, 100_000, 1000]);
     await receiver.close();
   });
 
@@ -83,8 +87,8 @@ describe.skipIf(process.platform !== "linux")("payloads through shared memory", 
       "large",
       ({ payload, reply }) => {
         arrived.push(`${payload.length} ${reply}`);
-        if (payload.length !== 64) return;
-        const ticket = new Uint8Array(payload.subarray(8));
+        if (payload.length !== DOORBELL_BYTES) return;
+        const ticket = new Uint8Array(payload.subarray(8, -4));
         remote.publish(`_INBOX.${Buffer.from(ticket.subarray(0, 16)).toString("hex")}`, ticket);
       },
       "q",
@@ -97,7 +101,7 @@ describe.skipIf(process.platform !== "linux")("payloads through shared memory", 
         await remote.flush();
       }
     }
-    expect(arrived).toEqual(["64 answer.1", "100000 answer.1", "100000 answer.2"]);
+    expect(arrived).toEqual([`${DOORBELL_BYTES} answer.1`, "100000 answer.1", "100000 answer.2"]);
     await remote.close();
   });
 
@@ -114,6 +118,64 @@ describe.skipIf(process.platform !== "linux")("payloads through shared memory", 
     } finally {
       await receiver.close();
     }
+  });
+
+  it("are sealed only where they leave it", async () => {
+    const sealed: number[] = [];
+    const publish = (length: number) =>
+      sender.publish("large", new Uint8Array(length), undefined, {
+        single: true,
+        seal: (payload) => {
+          sealed.push(payload.length);
+          payload[0] = 9;
+        },
+      });
+    const seen: string[] = [];
+    const heed = ({ payload, isShared }: BusMessage) => void seen.push(`${payload.length} ${payload[0]} ${isShared}`);
+    const receiver = new NatsBus(await openWireLink({ url: server.url }, "receiver"), { shared: true });
+    const subscription = receiver.subscribe("large", heed, { queue: "q" });
+    await receiver.flush();
+    publish(100_000);
+    publish(1000);
+    await expect.poll(() => seen).toEqual(["100000 0 true", "1000 9 undefined"]);
+    subscription.unsubscribe();
+    await receiver.flush();
+    expect(sealed).toEqual([1000]);
+    // Another host: it comes back, and goes as it is.
+    const far = new NatsBus(await openWireLink({ url: server.url }, "far"));
+    far.subscribe("large", heed);
+    await far.flush();
+    publish(50_000);
+    await expect.poll(() => seen.at(-1)).toBe("50000 9 undefined");
+    expect(sealed).toEqual([1000, 50_000]);
+    await Promise.all([receiver.close(), far.close()]);
+  });
+
+  it("of which the doorbell was changed on its way are not handed out, nor is anything else", async () => {
+    const good: Uint8Array[] = [];
+    const [thief, receiver] = [
+      await openWireLink({ url: server.url }, "thief"),
+      new NatsBus(await openWireLink({ url: server.url }, "receiver"), { shared: true }),
+    ];
+    thief.subscribe("large", ({ payload }) => void good.push(Uint8Array.from(payload)), "q");
+    await thief.flush();
+    const seen: number[] = [];
+    receiver.subscribe("changed", ({ payload }) => void seen.push(payload[0] ?? -1));
+    await receiver.flush();
+    for (const byte of [1, 2]) sender.publish("large", new Uint8Array(100_000).fill(byte), undefined, { single: true });
+    await expect.poll(() => good).toHaveLength(2);
+    const [first, second] = good;
+    if (first === undefined || second === undefined) throw new Error("no doorbells");
+    // Each bit of the ticket, one byte of each pair in turn.
+    for (let at = 8; at < DOORBELL_BYTES; at++)
+      thief.publish("changed", first.with(at, (first[at] ?? 0) ^ (1 << (at % 8))));
+    // Offset and use of the second, where the first's length is.
+    thief.publish("changed", Uint8Array.from([...second.subarray(0, 48), ...first.subarray(48)]));
+    thief.publish("changed", second);
+    await expect.poll(() => seen).toEqual([2]);
+    thief.publish("changed", first);
+    await expect.poll(() => seen).toEqual([2, 1]);
+    await Promise.all([thief.close(), receiver.close()]);
   });
 
   it("says no responders when there is no receiver", async () => {

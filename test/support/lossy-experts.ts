@@ -3,10 +3,10 @@ import { decodeActivationBatch } from "../../actors/protocol/decode.ts";
 import type { Subjects } from "../../actors/protocol/subjects.ts";
 import type { Bus, BusHandler, Subscription } from "../../infra/bus.ts";
 import type { SimulatedClock } from "../../infra/clock.ts";
-import { encode } from "../../infra/codec.ts";
 import { RallyError } from "../../infra/errors.ts";
 import type { MemoryBus } from "../../infra/memory-bus.ts";
 import { fakeConfig, FakeShard, fakeSpecs } from "./fake-model.ts";
+import { encodedSealed } from "./sealed.ts";
 
 /** Real expert actors behind a bus that loses, repeats and refuses some messages, in a fixed pseudo-random order. */
 export class LossyExperts {
@@ -64,7 +64,7 @@ export class LossyExperts {
   }
 
   #disturbed(bus: Bus, shard: number): Bus {
-    const publish = (subject: string, payload: Uint8Array) => this.#deliver(() => bus.publish(subject, payload));
+    const publish: Bus["publish"] = (...message) => this.#deliver(() => bus.publish(...message));
     const subscribe = (subject: string, handler: BusHandler, options?: { readonly queue?: string }): Subscription =>
       bus.subscribe(
         subject,
@@ -79,7 +79,7 @@ export class LossyExperts {
             const { passId, microBatch, layer, part, attempt } = batch;
             const error = new RallyError("overloaded", "not now", { retryAfterMs: 30 }).toWire();
             const result = { kind: "refused", passId, microBatch, layer, part, attempt, shard, expertId: "e", error };
-            bus.publish(message.reply ?? "", encode(result));
+            bus.publish(message.reply ?? "", encodedSealed(result));
           } else this.#deliver(() => handler(message));
         },
         options,

@@ -53,7 +53,6 @@ export const MESSAGES = {
     hidden: toWireF32(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 3], "f32"),
     expertIds: toWireI32(Int32Array.of(0, 1, 2, 3), [2, 2]),
     expertWeights: toWireF32(Float32Array.of(0.5, 0.25, 0.5, 0.125), [2, 2], "f32"),
-    check: 2 ** 32 - 1,
   },
   result: {
     kind: "result",
@@ -61,7 +60,6 @@ export const MESSAGES = {
     shard: 1,
     expertId: "expert-1",
     output: toWireF32(Float32Array.of(1, 2, 3, 4, 5, 6), [2, 3], "int8-row"),
-    check: 0,
     waitUs: 10,
     computeUs: 250,
   },

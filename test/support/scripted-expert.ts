@@ -1,6 +1,6 @@
-import { resultCheck } from "../../actors/protocol/checksum.ts";
 import { decodeActivationBatch } from "../../actors/protocol/decode.ts";
 import type { ActivationBatch, ExpertNotice, ExpertResult } from "../../actors/protocol/messages.ts";
+import { encodedSealed } from "./sealed.ts";
 import type { Subjects } from "../../actors/protocol/subjects.ts";
 import type { Bus, BusHandler, Subscription } from "../../infra/bus.ts";
 import { encode } from "../../infra/codec.ts";
@@ -48,26 +48,33 @@ export class ScriptedExpert {
 
   /** (shard + 1) × hidden + `offset`, for the message received as number `index`. */
   answer(index: number, offset = 0, change: Partial<ExpertResult & { readonly kind: "result" }> = {}): void {
+    this.#bus.publish(this.#at(index).reply, encodedSealed({ ...this.#result(index, offset), ...change }));
+  }
+
+  /** The same with one bit of its last row flipped. */
+  answerDamaged(index: number): void {
+    const message = encodedSealed(this.#result(index, 0));
+    message[message.length - 30] = (message.at(-30) ?? 0) ^ 4;
+    this.#bus.publish(this.#at(index).reply, message);
+  }
+
+  #result(index: number, offset: number): ExpertResult {
     const { batch } = this.#at(index);
     const shape = batch.hidden.shape;
     const hidden = fromWireF32(batch.hidden, shape);
     const output = hidden.map((x) => (this.#shard + 1) * x + offset);
-    const result = { kind: "result", output: toWireF32(output, shape, "f32"), waitUs: 1000, computeUs: 2000 } as const;
-    const whole = { ...this.#header(batch), ...result, check: 0, ...change };
-    this.#send(index, { ...whole, check: change.check ?? resultCheck(whole) });
+    const result = { kind: "result", waitUs: 1000, computeUs: 2000, output: toWireF32(output, shape, "f32") } as const;
+    return { ...this.#header(batch), ...result };
   }
 
   refuse(index: number, code: ErrorCode, fields: ErrorFields = {}): void {
     const error = new RallyError(code, `refused: ${code}`, fields).toWire();
-    this.#send(index, { ...this.#header(this.#at(index).batch), kind: "refused", error });
+    const refusal = { ...this.#header(this.#at(index).batch), kind: "refused", error };
+    this.#bus.publish(this.#at(index).reply, encodedSealed(refusal));
   }
 
   sendRaw(index: number, payload: Uint8Array): void {
     this.#bus.publish(this.#at(index).reply, payload);
-  }
-
-  #send(index: number, result: ExpertResult): void {
-    this.#bus.publish(this.#at(index).reply, encode(result));
   }
 
   #header({ passId, microBatch, layer, part, attempt }: ActivationBatch) {

@@ -457,7 +457,7 @@ describe("RemoteFfn: refusals", () => {
     await quiet();
     b.expert(0).answer(0);
     for (let time = 0; time < 10; time++) {
-      b.expert(1).answer(-1, 0, { check: 1 });
+      b.expert(1).answerDamaged(-1);
       await b.advance(25);
       expect(b.expert(1).received).toHaveLength(time + 2);
     }

@@ -1,8 +1,8 @@
 import { afterEach, describe, expect, it } from "vitest";
-import { batchCheck, resultCheck } from "../../../actors/protocol/checksum.ts";
 import { decodeExpertNotice, decodeExpertResult } from "../../../actors/protocol/decode.ts";
 import { MAX_BATCH_ROWS } from "../../../actors/protocol/limits.ts";
 import type { ActivationBatch, ExpertNotice, ExpertResult } from "../../../actors/protocol/messages.ts";
+import { checkSeal } from "../../../actors/protocol/seal.ts";
 import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { Expert, type ExpertOptions } from "../../../actors/expert/expert.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
@@ -11,6 +11,7 @@ import { RallyError } from "../../../infra/errors.ts";
 import { MemoryBus } from "../../../infra/memory-bus.ts";
 import { fromWireF32, toWireF32, toWireI32, type WireDtype } from "../../../infra/tensor.ts";
 import { fakeConfig, FakeShard, fakeSpecs } from "../../support/fake-model.ts";
+import { encodedSealed } from "../../support/sealed.ts";
 import { quiet } from "../../support/turns.ts";
 
 const subjects = subjectsOf("d");
@@ -19,7 +20,7 @@ const spec = fakeSpecs(2)[1] ?? { shard: 1, numShards: 2, experts: [1, 3] };
 
 function batchOf(numTokens: number, change: Partial<ActivationBatch> = {}, dtype: Exclude<WireDtype, "i32"> = "f32") {
   const layer = change.layer ?? 1;
-  const batch = {
+  return {
     kind: "activations" as const,
     deployment: "d",
     epoch: 1,
@@ -36,9 +37,8 @@ function batchOf(numTokens: number, change: Partial<ActivationBatch> = {}, dtype
       [numTokens, topK],
     ),
     expertWeights: toWireF32(new Float32Array(numTokens * topK).fill(0.5), [numTokens, topK], "f32"),
+    ...change,
   };
-  const whole = { ...batch, ...change };
-  return { ...whole, check: batchCheck(whole) };
 }
 
 const hiddenOf = (numTokens: number) => Float32Array.from({ length: numTokens * hiddenSize }, (_, i) => (i * 5) % 31);
@@ -49,6 +49,7 @@ class Bench {
   readonly client = this.bus.connect();
   readonly ffn = new FakeShard(spec);
   readonly answers: ExpertResult[] = [];
+  lastAnswer = new Uint8Array();
   readonly bad: string[] = [];
   readonly lost: string[] = [];
   readonly runs: { readonly layer: number; readonly microBatches: readonly number[]; readonly rows: number }[] = [];
@@ -56,7 +57,8 @@ class Bench {
 
   constructor(options: Partial<ExpertOptions> = {}) {
     this.client.subscribe(subjects.act("a0", 1), ({ payload }) => {
-      this.answers.push(decodeExpertResult(Uint8Array.from(payload)));
+      this.lastAnswer = Uint8Array.from(payload);
+      this.answers.push(decodeExpertResult(this.lastAnswer));
     });
     this.expert = new Expert({
       bus: this.bus,
@@ -74,8 +76,8 @@ class Bench {
     });
   }
 
-  send(batch: unknown, reply?: string): void {
-    this.client.publish(subjects.ffn(1), batch instanceof Uint8Array ? batch : encode(batch), reply);
+  send(batch: object, reply?: string): void {
+    this.client.publish(subjects.ffn(1), batch instanceof Uint8Array ? batch : encodedSealed(batch), reply);
   }
 
   /** What it says of itself to everybody, from now on. */
@@ -290,20 +292,23 @@ describe("Expert: refusals", () => {
 
   it("bytes that were changed on their way: corrupted, to the sender, who sends them again", async () => {
     const b = open();
-    const good = batchOf(2);
-    const hidden = Uint8Array.from(good.hidden.bytes);
-    hidden[5] = (hidden[5] ?? 0) ^ 4;
-    b.send({ ...good, hidden: { ...good.hidden, bytes: hidden } });
-    b.send({ ...good, part: 1 });
-    b.send({ ...good, check: good.check ^ 1 });
+    const good = encodedSealed(batchOf(2));
+    const at = Buffer.from(good).indexOf(batchOf(2).hidden.bytes) + 5;
+    for (const [from, bit] of [
+      [at, 4],
+      [good.length - 1, 1],
+      [good.length - 4, 0x80],
+    ] as const) {
+      b.send(good.with(from, (good[from] ?? 0) ^ bit));
+    }
     expect(await b.answered(3)).toMatchObject(
       Array.from({ length: 3 }, () => ({ kind: "refused", passId: 7, attempt: 3, error: { code: "corrupted" } })),
     );
     expect(b.bad).toHaveLength(3);
     expect(b.ffn.batches).toEqual([]);
     b.send(good);
-    const result = (await b.answered(4)).at(-1);
-    expect(result?.kind === "result" && result.check === resultCheck(result)).toBe(true);
+    expect((await b.answered(4)).at(-1)).toMatchObject({ kind: "result", passId: 7 });
+    expect(() => checkSeal("the answer", b.lastAnswer)).not.toThrow();
   });
 
   it("counts what cannot be read, and tells the sender if there is one", async () => {
@@ -332,7 +337,7 @@ describe("Expert: refusals", () => {
   it("is not led by a reply subject that nobody may publish on", async () => {
     const b = open();
     const raw = b.bus.connect();
-    raw.publish(subjects.ffn(1), encode(batchOf(1)), subjects.ffn(1));
+    raw.publish(subjects.ffn(1), encodedSealed(batchOf(1)), subjects.ffn(1));
     await quiet();
     // Its own answer came back to it as a message: counted, unanswered.
     expect(b.bad).toHaveLength(1);
@@ -488,8 +493,8 @@ describe("Expert: presence", () => {
 
   it("is heard under a subject of its own", async () => {
     const b = open();
-    b.client.publish(subjects.ffn(1, "e0"), encode(batchOf(1)), subjects.act("a0", 1));
-    b.client.publish(subjects.ffn(1, "e1"), encode(batchOf(1)), subjects.act("a1", 1));
+    b.client.publish(subjects.ffn(1, "e0"), encodedSealed(batchOf(1)), subjects.act("a0", 1));
+    b.client.publish(subjects.ffn(1, "e1"), encodedSealed(batchOf(1)), subjects.act("a1", 1));
     expect((await b.answered(1)).map(({ kind }) => kind)).toEqual(["result"]);
   });
 });
