@@ -8,6 +8,9 @@ import { Roster } from "./roster.ts";
 import type { EngineRequest, EngineToken } from "./sequence.ts";
 import { Sequences } from "./sequences.ts";
 
+/** For so long the event loop may wait for its turn in the middle of a pass. */
+const MAX_BLOCKED_MS = 4;
+
 /**
  * The layer loop of an attention actor: attend, dispatch, combine. Micro-batches take turns: one is attended while the others
  * are with the experts. Owns sequences and KV; knows nothing of text, NATS or the log.
@@ -20,6 +23,9 @@ export class Engine {
   /** Micro-batches that wait for the attention side, first come first served; each at most once. */
   readonly #ready: MicroBatch[] = [];
   #wake: (() => void) | undefined;
+  /** When the event loop last had its turn, and when this thread last computed. `clock.elapsed()` */
+  #turnedAt: number;
+  #computedAt: number;
   #closed = false;
   #loop: Promise<void> | undefined;
   #nextPassId: number;
@@ -35,6 +41,7 @@ export class Engine {
     this.#microBatches = Array.from({ length: options.maxMicroBatches }, (_, index) =>
       createMicroBatch(index, options.stages, options),
     );
+    this.#turnedAt = this.#computedAt = options.clock.elapsed();
     // Above every id of an earlier process with the same attention id, whose answers may still be on their way.
     this.#nextPassId = Math.floor(options.clock.now()) * 1000 + 1;
   }
@@ -117,10 +124,24 @@ export class Engine {
       if (microBatch === undefined) await this.#wait();
       else {
         await this.#turn(microBatch);
-        // Graphs block this thread: answers, admissions and releases come in here, and what was dispatched goes out.
-        await nextEvents();
+        if (this.#ready.length > 0 && this.#isDue(microBatch)) await this.#nextEvents();
       }
     }
+  }
+
+  /**
+   * Graphs block this thread, so answers, admissions and releases come in, and what was dispatched goes out, when the event loop
+   * turns. A turn costs as much as a small layer's arithmetic outside its graphs: in the middle of a pass that stays in this
+   * thread it can wait a little. Without anything to compute it comes by itself.
+   */
+  #isDue({ phase, layer }: MicroBatch): boolean {
+    const isAmidPass = (phase === "attending" || phase === "sampling") && layer > 0;
+    return !isAmidPass || this.#computedAt - this.#turnedAt >= MAX_BLOCKED_MS;
+  }
+
+  async #nextEvents(): Promise<void> {
+    await nextEvents();
+    this.#turnedAt = this.#options.clock.elapsed();
   }
 
   async #wait(): Promise<void> {
@@ -129,7 +150,8 @@ export class Engine {
     const from = clock.elapsed();
     await new Promise<void>((resolve) => (this.#wake = resolve));
     this.#wake = undefined;
-    if (isBubble) observer.waited(from, clock.elapsed());
+    this.#turnedAt = clock.elapsed();
+    if (isBubble) observer.waited(from, this.#turnedAt);
   }
 
   async #turn(microBatch: MicroBatch): Promise<void> {
@@ -150,19 +172,20 @@ export class Engine {
     const from = clock.elapsed();
     microBatch.pass ??= layOut(microBatch, stages);
     await stages.attend(microBatch.pass, layer);
-    observer.computed("attention", schedule.index, layer, from, clock.elapsed());
+    this.#computedAt = clock.elapsed();
+    observer.computed("attention", schedule.index, layer, from, this.#computedAt);
     if (this.#closed) return;
     // Released while it was attended.
     if (isForsaken(microBatch)) this.#drop(microBatch);
     else if (stages.completes(layer)) this.#combined(microBatch, "completed");
-    else this.#dispatch(microBatch);
+    else await this.#dispatch(microBatch);
   }
 
-  #dispatch(microBatch: MicroBatch): void {
+  #dispatch(microBatch: MicroBatch): void | Promise<void> {
     this.#advance(microBatch, "attended");
     const { pass, layer, passId, schedule } = microBatch;
     assert(pass !== undefined, "a dispatched micro-batch has a pass");
-    this.#options.ffn.forward({ passId, microBatch: schedule.index, layer, pass }, (error) => {
+    return this.#options.ffn.forward({ passId, microBatch: schedule.index, layer, pass }, (error) => {
       assert(microBatch.passId === passId && microBatch.layer === layer, "an abandoned trip does not come back");
       if (error === undefined) this.#combined(microBatch, "answered");
       else this.#fail(microBatch, RallyError.from(error));
@@ -198,7 +221,8 @@ export class Engine {
     this.#decodeTokens += tokens.length;
     for (const { key, finish } of tokens) if (finish !== undefined) this.#roster.remove(key);
     schedule.settle();
-    observer.computed("head", schedule.index, microBatch.layer, from, clock.elapsed());
+    this.#computedAt = clock.elapsed();
+    observer.computed("head", schedule.index, microBatch.layer, from, this.#computedAt);
     this.#advance(microBatch, "sampled");
     microBatch.plan = undefined;
     microBatch.pass = undefined;

@@ -16,9 +16,10 @@ export interface Trip {
 export interface FfnSide {
   /**
    * Sees to it that `pass.hidden = residual + Σ shards`, then calls `done` with the error, if any. Never calls back before
-   * it returns. Throws when the trip cannot even begin; then `done` is not called.
+   * it returns. Throws when the trip cannot even begin; then `done` is not called. Whoever computes in this very thread
+   * returns a promise for the end of that: until then nothing else is computed here.
    */
-  forward(trip: Trip, done: (error?: Error) => void): void;
+  forward(trip: Trip, done: (error?: Error) => void): void | Promise<void>;
   /** Gives up on the trip of a micro-batch, if it makes one: `done` will not be called, its pass not written any more. */
   abandon(microBatch: number): void;
   /** Dispatches without an answer and credits taken: both 0 when idle. */

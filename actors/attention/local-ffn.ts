@@ -1,20 +1,15 @@
 import { RallyError } from "../../infra/errors.ts";
-import type { FfnShard, Pass } from "../../models/stages.ts";
+import type { FfnShard } from "../../models/stages.ts";
 import { combine, type FfnSide, type Trip } from "./ffn-side.ts";
 import { OutputBuffers } from "./output-buffers.ts";
-
-interface LocalTrip {
-  readonly trip: Trip;
-  readonly done: (error?: Error) => void;
-}
 
 /** The experts in the attention actor's own process and thread: one trip at a time, because they share buffers. */
 export class LocalFfn implements FfnSide {
   readonly #shards: readonly FfnShard[];
   readonly #buffers: OutputBuffers;
-  readonly #waiting: LocalTrip[] = [];
-  #current: LocalTrip | undefined;
-  #running = false;
+  /** By micro-batch; those that are still wanted. */
+  readonly #trips = new Map<number, Trip>();
+  #last: Promise<void> = Promise.resolve();
 
   constructor(shards: readonly FfnShard[]) {
     this.#shards = shards;
@@ -22,47 +17,47 @@ export class LocalFfn implements FfnSide {
   }
 
   get pending(): number {
-    return this.#waiting.length + (this.#current === undefined ? 0 : 1);
+    return this.#trips.size;
   }
 
   readonly creditsInUse = 0;
 
-  forward(trip: Trip, done: (error?: Error) => void): void {
-    this.#waiting.push({ trip, done });
-    if (!this.#running) void this.#run();
+  forward(trip: Trip, done: (error?: Error) => void): Promise<void> {
+    this.#trips.set(trip.microBatch, trip);
+    this.#last = this.#last.then(() => this.#make(trip, done));
+    return this.#last;
   }
 
   abandon(microBatch: number): void {
-    const index = this.#waiting.findIndex(({ trip }) => trip.microBatch === microBatch);
-    if (index >= 0) this.#waiting.splice(index, 1);
-    // What runs cannot be stopped; its result is thrown away.
-    if (this.#current?.trip.microBatch === microBatch) this.#current = undefined;
+    this.#trips.delete(microBatch);
   }
 
-  async #run(): Promise<void> {
-    this.#running = true;
-    for (let next = this.#waiting.shift(); next !== undefined; next = this.#waiting.shift()) {
-      this.#current = next;
-      let error: RallyError | undefined;
-      const outputs = this.#buffers.of(0, next.trip.pass.hidden.length);
-      try {
-        await this.#compute(next.trip, outputs);
-      } catch (thrown) {
-        error = RallyError.from(thrown, "session-failed");
-      }
-      if (this.#current !== next) continue;
-      this.#current = undefined;
-      const pass: Pass = next.trip.pass;
-      if (error === undefined) combine(pass.hidden, pass.residual, outputs);
-      next.done(error);
+  async #make(trip: Trip, done: (error?: Error) => void): Promise<void> {
+    if (!this.#isWanted(trip)) return;
+    const { hidden, residual } = trip.pass;
+    const outputs = this.#buffers.of(0, hidden.length);
+    let error: RallyError | undefined;
+    try {
+      await this.#compute(trip, outputs);
+    } catch (thrown) {
+      error = RallyError.from(thrown, "session-failed");
     }
-    this.#running = false;
+    // What runs cannot be stopped; its result is thrown away.
+    if (!this.#isWanted(trip)) return;
+    this.#trips.delete(trip.microBatch);
+    if (error === undefined) combine(hidden, residual, outputs);
+    done(error);
+  }
+
+  #isWanted(trip: Trip): boolean {
+    return this.#trips.get(trip.microBatch) === trip;
   }
 
   async #compute({ layer, pass }: Trip, outputs: readonly Float32Array[]): Promise<void> {
     const { numTokens, ffnInput: hidden, expertIds, expertWeights } = pass;
-    for (const [s, shard] of this.#shards.entries()) {
-      await shard.forward({ layer, numTokens, hidden, expertIds, expertWeights }, outputs[s] as Float32Array);
+    const batch = { layer, numTokens, hidden, expertIds, expertWeights };
+    for (let s = 0; s < outputs.length; s++) {
+      await (this.#shards[s] as FfnShard).forward(batch, outputs[s] as Float32Array);
     }
   }
 }

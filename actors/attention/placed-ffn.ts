@@ -97,7 +97,7 @@ export class PlacedFfn implements FfnSide {
   #send(route: Route, trip: Trip, done: (error?: Error) => void): void {
     route.trip = { trip, done };
     try {
-      route.side.forward(trip, (error) => {
+      void route.side.forward(trip, (error) => {
         route.trip = undefined;
         if (error !== undefined || trip.layer === this.#options.numLayers - 1) this.#end(trip.microBatch, route);
         done(error);

@@ -16,10 +16,9 @@ export function sampleToken(
   position: number,
   seen?: Uint8Array,
 ): number {
-  const penalty = seen === undefined ? 1 : params.repetitionPenalty;
-  const best = likeliest(logits, penalty, seen);
+  const scores = seen === undefined ? logits : penalized(logits, params.repetitionPenalty, seen);
+  const best = likeliest(scores);
   if (params.temperature === 0) return best;
-  const scores = penalty === 1 ? logits : Float64Array.from(logits, (_, id) => penalized(logits, id, penalty, seen));
   // Undefined: all of them. Ascending, for the sake of equals.
   const ids = params.topK > 0 && params.topK < scores.length ? largest(scores, params.topK).sort() : undefined;
   const weights = weightsOf(scores, ids, best, params.temperature);
@@ -29,18 +28,33 @@ export function sampleToken(
   return ids === undefined ? drawn : (ids[drawn] as number);
 }
 
-function likeliest(logits: Float32Array, penalty: number, seen: Uint8Array | undefined): number {
+/** Of equals the lowest id. */
+function likeliest(scores: Float32Array | Float64Array): number {
   let best = -1;
   let most = -Infinity;
-  for (let id = 0; id < logits.length; id++) {
-    const value = penalized(logits, id, penalty, seen);
-    if (value > most) {
-      most = value;
+  for (let from = 0; from < scores.length; from += 4) {
+    // Nearly all are less than what was found before; NaN is not.
+    if (from + 4 <= scores.length && areAtMost(scores, from, most)) continue;
+    for (let id = from; id < Math.min(from + 4, scores.length); id++) {
+      const score = scores[id] as number;
+      if (score <= most) continue;
+      if (Number.isNaN(score)) throw notNumbers("NaN", id);
+      most = score;
       best = id;
-    } else if (Number.isNaN(value)) throw notNumbers("NaN", id);
+    }
   }
   if (best < 0 || most === Infinity) throw notNumbers(String(most), best);
   return best;
+}
+
+/** Whether the four scores from there on are. */
+function areAtMost(scores: Float32Array | Float64Array, from: number, most: number): boolean {
+  return (
+    (scores[from] as number) <= most &&
+    (scores[from + 1] as number) <= most &&
+    (scores[from + 2] as number) <= most &&
+    (scores[from + 3] as number) <= most
+  );
 }
 
 /** Softmax numerators of `ids`, the likeliest token's being 1. [ids.length] */
@@ -78,10 +92,14 @@ function draw(weights: Float64Array, u: number): number {
   return last;
 }
 
-function penalized(logits: Float32Array, id: number, penalty: number, seen: Uint8Array | undefined): number {
-  const logit = logits[id] as number;
-  if (penalty === 1 || seen === undefined || seen[id] === 0) return logit;
-  return logit < 0 ? logit * penalty : logit / penalty;
+function penalized(logits: Float32Array, penalty: number, seen: Uint8Array): Float64Array {
+  const scores = Float64Array.from(logits);
+  for (let id = 0; id < scores.length; id++) {
+    if (seen[id] === 0) continue;
+    const logit = scores[id] as number;
+    scores[id] = logit < 0 ? logit * penalty : logit / penalty;
+  }
+  return scores;
 }
 
 function notNumbers(found: string, id: number): RallyError {

@@ -1,15 +1,15 @@
 import path from "node:path";
-import { setImmediate } from "node:timers/promises";
 import { assert } from "../../infra/errors.ts";
-import type { OpenSession, Session } from "../../infra/session.ts";
+import type { OpenSession, Session, SessionTensors } from "../../infra/session.ts";
 import type { ModelConfig } from "../config.ts";
 import { KvCache } from "../kv-cache.ts";
 import type { AttentionStages, Pass, PassRequest } from "../stages.ts";
 import { attendGraph, CORE_GRAPH, HEAD_GRAPH, projectGraph } from "./attention-graphs.ts";
-import { keysAndValues, planPass, type Step3Pass, type Step3Request } from "./pass.ts";
+import { type PassLayer, planPass, type Step3Pass } from "./pass.ts";
 import { PassBuffers } from "./pass-buffers.ts";
 import { Rope } from "./rope.ts";
 import { route } from "./route.ts";
+import type { Step3Request } from "./sequence-run.ts";
 
 export interface Step3AttentionOptions {
   readonly config: ModelConfig;
@@ -34,8 +34,8 @@ export class Step3AttentionStages implements AttentionStages {
   readonly #core: Session;
   readonly #head: Session;
   readonly #rope: Rope;
-  /** A KV cache has one pass at a time, so that is who its buffers belong to. */
-  readonly #buffers = new WeakMap<KvCache, PassBuffers>();
+  /** A KV cache has one pass at a time, so that is who its buffers belong to, and its last pass. */
+  readonly #passes = new WeakMap<KvCache, { readonly buffers: PassBuffers; last?: Step3Pass }>();
   #headRows = new Float32Array(0);
   #logits = new Float32Array(0);
 
@@ -66,9 +66,12 @@ export class Step3AttentionStages implements AttentionStages {
       pasts.every((past) => past + chunk <= kv.stride),
       "the KV cache has room for the chunk",
     );
-    const buffers = this.#buffersOf(kv);
-    const hidden = this.#embed(tokenIds, buffers.take("hidden", numTokens * this.config.hiddenSize));
-    return planPass({ config: this.config, session: this.#core, buffers }, request, hidden);
+    const passes = this.#passesOf(kv);
+    const { config } = this;
+    const pass = planPass({ config, session: this.#core, buffers: passes.buffers }, request, passes.last);
+    passes.last = pass;
+    this.#embed(tokenIds, pass.hidden);
+    return pass;
   }
 
   completes(layer: number): boolean {
@@ -103,8 +106,6 @@ export class Step3AttentionStages implements AttentionStages {
     const logits = this.#logits.subarray(0, logitsLength);
     const hidden = this.#head.tensor(this.#headRows.subarray(0, hiddenLength), [rows.length, hiddenSize]);
     this.#head.run({ hidden }, { logits: this.#head.tensor(logits, [rows.length, vocabSize]) });
-    // No stage ever waits. Once per pass the event loop gets a turn, so that a loop over local stages cannot starve it.
-    await setImmediate();
     return logits;
   }
 
@@ -117,27 +118,19 @@ export class Step3AttentionStages implements AttentionStages {
     this.#head.release();
   }
 
-  #attend(pass: Step3Pass, layer: number, attend: Session, kind: "dense" | "moe"): void {
-    const { together, apart, hiddenTensor: hidden, request, attendFetches } = pass;
-    if (together !== undefined) {
-      const { keys, values } = keysAndValues(attend, request.kv, layer, together);
-      attend.run({ query: together.query, keys, values, mask: together.mask, hidden }, attendFetches[kind]);
-      return;
+  #attend({ apart, layers, attendFetches }: Step3Pass, layer: number, attend: Session, kind: "dense" | "moe"): void {
+    const { runFeeds, attendFeeds } = layers[layer] as PassLayer;
+    if (apart !== undefined) {
+      for (const [i, fetches] of apart.fetches.entries()) this.#core.run(runFeeds[i] as SessionTensors, fetches);
     }
-    assert(apart !== undefined, "a pass attends together or apart");
-    for (const run of apart.runs) {
-      const { keys, values } = keysAndValues(this.#core, request.kv, layer, run);
-      this.#core.run({ query: run.query, keys, values, mask: run.mask }, { heads: run.heads });
-    }
-    const { heads, mask } = apart;
-    attend.run({ query: heads, keys: heads, values: heads, mask, hidden }, attendFetches[kind]);
+    attend.run(attendFeeds, attendFetches[kind]);
   }
 
   /** Rotates the chunk's queries and moves its rotated keys and its values into the cache. */
-  #extendCache({ request, rawQuery, query, keyValue }: Step3Pass, layer: number): void {
-    const { kv, firstSlot, numSequences, chunk, pasts } = request;
+  #extendCache({ request, rawQuery, query, keyValue, layers }: Step3Pass, layer: number): void {
+    const { kv, numSequences, chunk, pasts } = request;
     const { numHeads, headDim } = this.config;
-    const { keys, values } = kv.view(layer, firstSlot, numSequences);
+    const { keys, values } = layers[layer] as PassLayer;
     const queryWidth = numHeads * headDim;
     for (let sequence = 0, token = 0; sequence < numSequences; sequence++) {
       const past = pasts[sequence] as number;
@@ -151,24 +144,23 @@ export class Step3AttentionStages implements AttentionStages {
     }
   }
 
-  #buffersOf(kv: KvCache): PassBuffers {
-    let buffers = this.#buffers.get(kv);
-    if (buffers === undefined) {
-      buffers = new PassBuffers();
-      this.#buffers.set(kv, buffers);
+  #passesOf(kv: KvCache) {
+    let passes = this.#passes.get(kv);
+    if (passes === undefined) {
+      passes = { buffers: new PassBuffers() };
+      this.#passes.set(kv, passes);
     }
-    return buffers;
+    return passes;
   }
 
   /** Fills `hidden` [tokenIds.length, hiddenSize]. */
-  #embed(tokenIds: readonly number[], hidden: Float32Array): Float32Array {
+  #embed(tokenIds: readonly number[], hidden: Float32Array): void {
     const { hiddenSize, vocabSize } = this.config;
     for (let i = 0; i < tokenIds.length; i++) {
       const id = tokenIds[i] as number;
       assert(id >= 0 && id < vocabSize, `token ${id} is in the vocabulary`);
       hidden.set(this.#embedding.subarray(id * hiddenSize, (id + 1) * hiddenSize), i * hiddenSize);
     }
-    return hidden;
   }
 
   #layer(layer: number): Layer {

@@ -1,17 +1,24 @@
-import type { Session, SessionTensor, SessionTensors } from "../../infra/session.ts";
-import type { ModelConfig } from "../config.ts";
-import { KV_BLOCK, type KvCache } from "../kv-cache.ts";
-import type { Pass, PassRequest } from "../stages.ts";
-import type { PassBuffers } from "./pass-buffers.ts";
+import type { SessionTensor, SessionTensors } from "../../infra/session.ts";
+import type { Pass } from "../stages.ts";
+import {
+  blocks,
+  fillMask,
+  type PlanTools,
+  runFeeds,
+  type SequenceRun,
+  sequenceRun,
+  type Step3Request,
+  strideOf,
+} from "./sequence-run.ts";
 
-/** A request over a cache that the stages made. */
-export interface Step3Request extends PassRequest {
-  readonly kv: KvCache;
-}
-
-/** A pass with the buffers and tensors that its layers share. */
+/**
+ * A pass with the buffers, tensors and views that its layers share. The next pass of the same shape over the same cache is the
+ * same object again: decoding then makes next to nothing anew.
+ */
 export interface Step3Pass extends Pass {
-  readonly request: Step3Request;
+  request: Step3Request;
+  /** Of the cache, when the pass was laid out. */
+  readonly stride: number;
   /** As projected, before RoPE. */
   readonly rawQuery: Float32Array; // [numTokens, numHeads * headDim]
   readonly keyValue: Float32Array; // [numTokens, 2 * headDim]
@@ -23,24 +30,25 @@ export interface Step3Pass extends Pass {
   /** residual, ffnInput and routerLogits; on dense layers the next layer's input alone, where the residual goes otherwise */
   readonly attendFetches: Readonly<Record<"dense" | "moe", SessionTensors>>;
   readonly projectFeeds: SessionTensors;
-  readonly hiddenTensor: SessionTensor;
   /** All sequences in one run of the attend graph, or, when their lengths differ much, each in a run of its own first. */
-  readonly together: SequenceRun | undefined;
+  readonly runs: readonly SequenceRun[];
   readonly apart: ApartRuns | undefined;
+  readonly layers: readonly PassLayer[];
 }
 
-/** The attention of one sequence, or of several whose slots lie side by side: a query over keys and values of one length. */
-export interface SequenceRun {
-  readonly firstSlot: number;
-  readonly numSequences: number;
-  /** Tokens per sequence that are attended to, a multiple of KV_BLOCK. */
-  readonly stride: number;
-  readonly query: SessionTensor; // [numSequences, chunk * numHeads, headDim]
-  readonly mask: SessionTensor; // [numSequences * chunk, 1, stride]
+/** What a pass has of one layer. */
+export interface PassLayer {
+  /** Of its slots, where the chunk's keys and values go: [numSequences, cache stride, headDim]. */
+  readonly keys: Float32Array;
+  readonly values: Float32Array;
+  /** Per run what its attention reads. */
+  readonly runFeeds: readonly SessionTensors[];
+  readonly attendFeeds: SessionTensors;
 }
 
 interface ApartRuns {
-  readonly runs: readonly (SequenceRun & { readonly heads: SessionTensor })[];
+  /** Per run */
+  readonly fetches: readonly SessionTensors[];
   /** What the attend graph gets then: every head as a sequence of one key, so that its softmax is 1 and passes the value on. */
   readonly heads: SessionTensor; // [numTokens * numHeads, 1, headDim]
   readonly mask: SessionTensor; // [numTokens, 1, 1]
@@ -49,16 +57,29 @@ interface ApartRuns {
 /** What a run of its own costs, measured in tokens that a decoding sequence might attend to instead. */
 const RUN_COST = 350;
 
-/** What a plan is made of. `buffers` must not be in use by another pass. */
-export interface PlanTools {
-  readonly config: ModelConfig;
-  readonly session: Session;
-  readonly buffers: PassBuffers;
+/** `last`: the one before over the same cache. `hidden` is still to be filled. */
+export function planPass(tools: PlanTools, request: Step3Request, last: Step3Pass | undefined): Step3Pass {
+  const pass = last !== undefined && hasShape(last, request) ? last : layOut(tools, request);
+  pass.request = request;
+  for (const run of pass.runs) fillMask(run, request);
+  return pass;
 }
 
-export function planPass(tools: PlanTools, request: Step3Request, hidden: Float32Array): Step3Pass {
+function hasShape({ request: last, stride, runs, apart }: Step3Pass, request: Step3Request): boolean {
+  const { kv, firstSlot, numSequences, chunk } = request;
+  return (
+    kv.stride === stride &&
+    firstSlot === last.firstSlot &&
+    numSequences === last.numSequences &&
+    chunk === last.chunk &&
+    lengthsDiffer(request) === (apart !== undefined) &&
+    runs.every((run) => run.stride === strideOf(request, run.first, run.numSequences))
+  );
+}
+
+function layOut(tools: PlanTools, request: Step3Request): Step3Pass {
   const { config, session, buffers } = tools;
-  const { numSequences, chunk } = request;
+  const { kv, numSequences, chunk } = request;
   const { hiddenSize, numHeads, headDim, topK, numExperts } = config;
   const numTokens = numSequences * chunk;
   const rows = (name: string, width: number) => buffers.take(name, numTokens * width);
@@ -67,10 +88,15 @@ export function planPass(tools: PlanTools, request: Step3Request, hidden: Float3
   const attended = rows("attended", 2 * hiddenSize + numExperts);
   const query = rows("query", queryWidth);
   const [residualEnd, ffnInputEnd] = [numTokens * hiddenSize, 2 * numTokens * hiddenSize];
+  const hidden = rows("hidden", hiddenSize);
   const hiddenTensor = session.tensor(hidden, [numTokens, hiddenSize]);
-  const apart = lengthsDiffer(request);
+  const runs = lengthsDiffer(request)
+    ? Array.from({ length: numSequences }, (_, i) => sequenceRun(tools, request, query, i, 1))
+    : [sequenceRun(tools, request, query, 0, numSequences)];
+  const apart = lengthsDiffer(request) ? apartRuns(tools, request) : undefined;
   return {
     request,
+    stride: kv.stride,
     numTokens,
     hidden,
     residual: attended.subarray(0, residualEnd),
@@ -81,78 +107,49 @@ export function planPass(tools: PlanTools, request: Step3Request, hidden: Float3
     query,
     expertIds: new Int32Array(numTokens * topK),
     expertWeights: rows("expertWeights", topK),
-    hiddenTensor,
     projectFeeds: { hidden: hiddenTensor },
     projectFetches: { projected: session.tensor(projected, [projected.length]) },
     attendFetches: {
       dense: { attended: session.tensor(attended.subarray(0, residualEnd), [residualEnd]) },
       moe: { attended: session.tensor(attended, [attended.length]) },
     },
-    together: apart ? undefined : sequenceRun(tools, request, query, 0, numSequences),
-    apart: apart ? apartRuns(tools, request, query) : undefined,
+    runs,
+    apart,
+    layers: config.layerKinds.map((_, layer) =>
+      passLayer(tools, request, { runs, apart, hidden: hiddenTensor }, layer),
+    ),
   };
 }
 
-/** Keys and values of a run in one layer: [numSequences, stride, headDim] each. */
-export function keysAndValues(session: Session, kv: KvCache, layer: number, run: SequenceRun) {
-  const { firstSlot, numSequences, stride } = run;
-  const { keys, values } = kv.view(layer, firstSlot, numSequences);
-  const [size, dims] = [numSequences * stride * kv.headDim, [numSequences, stride, kv.headDim]];
-  return { keys: session.tensor(keys.subarray(0, size), dims), values: session.tensor(values.subarray(0, size), dims) };
+function passLayer(
+  tools: PlanTools,
+  request: Step3Request,
+  { runs, apart, hidden }: Pick<Step3Pass, "runs" | "apart"> & { readonly hidden: SessionTensor },
+  layer: number,
+): PassLayer {
+  const feeds = runs.map((run) => runFeeds(tools, request, run, layer));
+  return {
+    ...request.kv.view(layer, request.firstSlot, request.numSequences),
+    runFeeds: feeds,
+    attendFeeds:
+      apart === undefined
+        ? { ...feeds[0], hidden }
+        : { query: apart.heads, keys: apart.heads, values: apart.heads, mask: apart.mask, hidden },
+  };
 }
 
-function apartRuns(tools: PlanTools, request: Step3Request, query: Float32Array): ApartRuns {
-  const { config, session, buffers } = tools;
-  const { numSequences, chunk } = request;
+function apartRuns({ config, session, buffers }: PlanTools, { numSequences, chunk }: Step3Request): ApartRuns {
   const { numHeads, headDim } = config;
   const numTokens = numSequences * chunk;
   const heads = buffers.take("heads", numTokens * numHeads * headDim);
   const size = chunk * numHeads * headDim;
-  const runs = Array.from({ length: numSequences }, (_, i) => ({
-    ...sequenceRun(tools, request, query, i, 1),
-    heads: session.tensor(heads.subarray(i * size, (i + 1) * size), [1, chunk * numHeads, headDim]),
-  }));
   return {
-    runs,
+    fetches: Array.from({ length: numSequences }, (_, i) => ({
+      heads: session.tensor(heads.subarray(i * size, (i + 1) * size), [1, chunk * numHeads, headDim]),
+    })),
     heads: session.tensor(heads, [numTokens * numHeads, 1, headDim]),
     mask: session.tensor(buffers.take("noMask", numTokens).fill(0), [numTokens, 1, 1]),
   };
-}
-
-/** Sequences `first … first + count - 1` of the request. One alone attends to no more than its own length. */
-function sequenceRun(
-  { config, session, buffers }: PlanTools,
-  { kv, firstSlot, chunk, pasts }: Step3Request,
-  query: Float32Array,
-  first: number,
-  count: number,
-): SequenceRun {
-  const { numHeads, headDim } = config;
-  const stride = count === 1 ? blocks((pasts[first] as number) + chunk) : kv.stride;
-  const size = chunk * numHeads * headDim;
-  const mask = buffers.take(`mask ${first}`, count * chunk * stride);
-  return {
-    firstSlot: firstSlot + first,
-    numSequences: count,
-    stride,
-    query: session.tensor(query.subarray(first * size, (first + count) * size), [count, chunk * numHeads, headDim]),
-    mask: session.tensor(causalMask(mask, pasts.slice(first, first + count), chunk, stride), [
-      count * chunk,
-      1,
-      stride,
-    ]),
-  };
-}
-
-/** Fills `mask` [pasts.length * chunk, stride]: 0 where a token may look, -Infinity where it may not: later tokens, padding. */
-function causalMask(mask: Float32Array, pasts: readonly number[], chunk: number, stride: number): Float32Array {
-  mask.fill(0);
-  for (let sequence = 0, row = 0; sequence < pasts.length; sequence++) {
-    for (let i = 0; i < chunk; i++, row++) {
-      mask.fill(-Infinity, row * stride + (pasts[sequence] as number) + i + 1, (row + 1) * stride);
-    }
-  }
-  return mask;
 }
 
 /** Whether padding every sequence to the stride costs more than a run for each. */
@@ -161,8 +158,4 @@ function lengthsDiffer({ kv, numSequences, chunk, pasts }: Step3Request): boolea
   let lengths = 0;
   for (const past of pasts) lengths += blocks(past + chunk);
   return lengths + (numSequences * RUN_COST) / chunk < numSequences * kv.stride;
-}
-
-function blocks(length: number): number {
-  return Math.ceil(length / KV_BLOCK) * KV_BLOCK;
 }

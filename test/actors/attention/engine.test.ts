@@ -301,13 +301,21 @@ describe("ping-pong", () => {
     ]);
   });
 
-  it("lets answers, admissions and releases in between two attends that never leave the thread", async () => {
-    const b = open(local(), { microBatches: () => 1 });
-    b.engine.admit(engineRequest(1, 2, 60, { temperature: 0.9, seed: 9 }));
-    let turns = 0;
-    await until(() => turns++ > 0 && b.hasEnded(1));
-    expect(turns).toBeGreaterThan(b.stages.attended.length);
-  });
+  for (const [layerMs, often] of [
+    [0, "after each pass that never leaves the thread"],
+    [4, "between two attends of long layers, too"],
+  ] as const) {
+    it(`lets answers, admissions and releases in ${often}`, async () => {
+      const b = open(local(), { microBatches: () => 1 });
+      b.stages.gate = () => b.clock.advance(layerMs);
+      b.engine.admit(engineRequest(1, 2, 60, { temperature: 0.9, seed: 9 }));
+      let turns = 0;
+      await until(() => turns++ > 0 && b.hasEnded(1));
+      const { passes, attended } = b.stages;
+      expect(turns).toBeGreaterThanOrEqual(layerMs === 0 ? passes.length : attended.length);
+      expect(turns).toBeLessThan((layerMs === 0 ? passes.length : attended.length) * 2);
+    });
+  }
 
   it("calls waiting a bubble only while something is under way", async () => {
     const ffn = new ManualFfn();

@@ -22,9 +22,7 @@ function trip(microBatch: number, numTokens = 2, layer = 1): Trip {
 async function alone(of: Trip): Promise<Float32Array> {
   const { pass, ...rest } = of;
   const copy = { ...rest, pass: { ...pass, hidden: new Float32Array(pass.hidden.length) } };
-  await new Promise<void>((resolve) =>
-    new LocalFfn(fakeSpecs(2).map((spec) => new FakeShard(spec))).forward(copy, () => resolve()),
-  );
+  await new LocalFfn(fakeSpecs(2).map((spec) => new FakeShard(spec))).forward(copy, () => undefined);
   return copy.pass.hidden;
 }
 
@@ -35,7 +33,7 @@ describe("LocalFfn", () => {
     const ffn = new LocalFfn(shards);
     const trips = [trip(0, 3), trip(1, 1), trip(2, 5)];
     const done: number[] = [];
-    for (const each of trips) ffn.forward(each, () => void done.push(each.microBatch));
+    for (const each of trips) void ffn.forward(each, () => void done.push(each.microBatch));
     expect(ffn.pending).toBe(3);
     expect(done).toEqual([]);
     await quiet();
@@ -50,7 +48,7 @@ describe("LocalFfn", () => {
     const ffn = new LocalFfn(shards);
     const trips = [trip(0), trip(1), trip(2)];
     const done: number[] = [];
-    for (const each of trips) ffn.forward(each, () => void done.push(each.microBatch));
+    for (const each of trips) void ffn.forward(each, () => void done.push(each.microBatch));
     await quiet(1);
     ffn.abandon(0);
     ffn.abandon(1);
@@ -61,6 +59,19 @@ describe("LocalFfn", () => {
     expect(trips[2]?.pass.hidden).toEqual(await alone(trip(2)));
   });
 
+  it("says when it has computed: what it returns resolves after the answer, also when nobody wants one any more", async () => {
+    const shard = new FakeShard({ shard: 0, numShards: 1, experts: [0, 1, 2, 3] });
+    shard.gate = () => quiet(2);
+    const ffn = new LocalFfn([shard]);
+    const done: number[] = [];
+    await ffn.forward(trip(0), () => void done.push(0));
+    expect(done).toEqual([0]);
+    const over = ffn.forward(trip(1), () => void done.push(1));
+    ffn.abandon(1);
+    await over;
+    expect(done).toEqual([0]);
+  });
+
   it("hands a shard's failure to its trip alone", async () => {
     const shard = new FakeShard({ shard: 0, numShards: 1, experts: [0, 1, 2, 3] });
     shard.gate = ({ numTokens }) => {
@@ -69,7 +80,7 @@ describe("LocalFfn", () => {
     const ffn = new LocalFfn([shard]);
     const done: [number, string | undefined][] = [];
     for (const each of [trip(0, 1), trip(1, 2)]) {
-      ffn.forward(each, (error) => void done.push([each.microBatch, error?.message]));
+      void ffn.forward(each, (error) => void done.push([each.microBatch, error?.message]));
     }
     await quiet();
     expect(done).toEqual([

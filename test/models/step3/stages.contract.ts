@@ -80,6 +80,30 @@ export function stagesContract(name: string, open: () => Promise<Forward>): void
       }
     });
 
+    // Passes of one shape follow each other here, as they do when decoding.
+    it("when two sequences change places from pass to pass, at different lengths", async () => {
+      const kv = forward.cache(2);
+      kv.reserve(256, 2);
+      const [long, short] = [ids.slice(0, 150), ids.slice(0, 20)];
+      for (const [slot, text] of [long, short].entries()) await forward.pass(kv, text, [0], { firstSlot: slot });
+      for (let step = 0; step < 6; step++) {
+        const isSwapped = step % 2 === 1;
+        const pasts = [150 + step, 20 + step];
+        const next = pasts.map((past) => ids[past] as number);
+        if (isSwapped) {
+          pasts.reverse();
+          next.reverse();
+        }
+        const logits = await forward.head(await forward.pass(kv, next, pasts), [0, 1]);
+        for (const [row, past] of pasts.entries()) {
+          expect(logits.slice(row * VOCAB, (row + 1) * VOCAB), `step ${step}, position ${past}`).toEqual(
+            whole.slice(past * VOCAB, (past + 1) * VOCAB),
+          );
+        }
+        kv.swap(0, 1, 160);
+      }
+    });
+
     it("when stale rows of an earlier sequence lie beyond the end", async () => {
       const kv = forward.cache(1);
       await forward.pass(kv, tokens(200, 9), [0]);
