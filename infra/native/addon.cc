@@ -2,6 +2,7 @@
 
 #include "js.h"
 #include "lane.h"
+#include "shared.h"
 
 /** What JavaScript calls; native.ts gives each function its types. */
 
@@ -114,18 +115,24 @@ napi_value wrap(const Arguments& arguments) {
                                                         arguments.integers(2)));
 }
 
-/** buffer(tensor): ArrayBuffer, the memory of an allocated host tensor, which stays as long as the ArrayBuffer. Once per tensor. */
-napi_value buffer(const Arguments& arguments) {
-  const auto& tensor = arguments.object<Tensor>(0);
-  if (!tensor->is_on_host()) throw Failure("run", "memory of a device cannot be looked at");
+/** An ArrayBuffer over the memory of `owner`, which stays as long as the ArrayBuffer. Once per owner. */
+template <typename T>
+napi_value buffer_of(napi_env env, const std::shared_ptr<T>& owner) {
   napi_value result = nullptr;
-  auto* kept = new std::shared_ptr<Tensor>(tensor);
-  const auto finalize = [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<Tensor>*>(hint); };
-  if (napi_create_external_arraybuffer(arguments.env, tensor->data(), tensor->bytes(), finalize, kept, &result) != napi_ok) {
+  auto* kept = new std::shared_ptr<T>(owner);
+  const auto finalize = [](napi_env, void*, void* hint) { delete static_cast<std::shared_ptr<T>*>(hint); };
+  if (napi_create_external_arraybuffer(env, owner->data(), owner->bytes(), finalize, kept, &result) != napi_ok) {
     delete kept;
     throw Failure("run", "this JavaScript engine takes no memory of others");
   }
   return result;
+}
+
+/** buffer(tensor): ArrayBuffer, the memory of an allocated host tensor */
+napi_value buffer(const Arguments& arguments) {
+  const auto& tensor = arguments.object<Tensor>(0);
+  if (!tensor->is_on_host()) throw Failure("run", "memory of a device cannot be looked at");
+  return buffer_of(arguments.env, tensor);
 }
 
 /** write(tensor, data, offset): void */
@@ -198,6 +205,50 @@ napi_value run_bound(const Arguments& arguments) {
   return undefined(arguments.env);
 }
 
+/** createShared(bytes): file descriptor */
+napi_value create_shared_file(const Arguments& arguments) {
+  napi_value result = nullptr;
+  napi_create_int32(arguments.env, create_shared(arguments.size(0)), &result);
+  return result;
+}
+
+/** allocateShared(file, offset, bytes): void */
+napi_value allocate_shared_file(const Arguments& arguments) {
+  allocate_shared(arguments.integer(0), arguments.size(1), arguments.size(2));
+  return undefined(arguments.env);
+}
+
+/** mapShared(file, bytes): handle. The descriptor may be closed then. */
+napi_value map_shared(const Arguments& arguments) {
+  return handle(arguments.env, std::make_shared<SharedMap>(arguments.integer(0), arguments.size(1)));
+}
+
+/** sharedBuffer(map): ArrayBuffer */
+napi_value shared_buffer(const Arguments& arguments) {
+  return buffer_of(arguments.env, arguments.object<SharedMap>(0));
+}
+
+/** pinShared(map): boolean, whether a device copies from and to there by itself */
+napi_value pin_shared(const Arguments& arguments) {
+  napi_value result = nullptr;
+  napi_get_boolean(arguments.env, arguments.object<SharedMap>(0)->pin(), &result);
+  return result;
+}
+
+/** releaseShared(map, buffer): void. Nothing is left in the ArrayBuffer and in views of it, so that none reads what is not mapped. */
+napi_value release_shared(const Arguments& arguments) {
+  napi_detach_arraybuffer(arguments.env, arguments[1]);
+  arguments.slot<SharedMap>(0)->reset();
+  return undefined(arguments.env);
+}
+
+/** threadId(): number */
+napi_value thread_id_value(const Arguments& arguments) {
+  napi_value result = nullptr;
+  napi_create_int32(arguments.env, thread_id(), &result);
+  return result;
+}
+
 /** openLane(): handle */
 napi_value open_lane(const Arguments& arguments) {
   return handle(arguments.env, std::make_shared<Lane>(arguments.env));
@@ -243,6 +294,13 @@ NAPI_MODULE_INIT() {
   define<run_bound>(env, exports, "runBound");
   define<time_runs>(env, exports, "timeRuns");
   define<measure>(env, exports, "measure");
+  define<create_shared_file>(env, exports, "createShared");
+  define<allocate_shared_file>(env, exports, "allocateShared");
+  define<map_shared>(env, exports, "mapShared");
+  define<shared_buffer>(env, exports, "sharedBuffer");
+  define<pin_shared>(env, exports, "pinShared");
+  define<release_shared>(env, exports, "releaseShared");
+  define<thread_id_value>(env, exports, "threadId");
   define<open_lane>(env, exports, "openLane");
   define<run_on>(env, exports, "runOn");
   define<release<Session>>(env, exports, "releaseSession");

@@ -15,6 +15,7 @@ export type SessionHandle = Handle<"session">;
 export type TensorHandle = Handle<"tensor">;
 export type BindingHandle = Handle<"binding">;
 export type LaneHandle = Handle<"lane">;
+export type SharedHandle = Handle<"shared">;
 
 /** A typed array whose memory a tensor may lie over. */
 export type Bytes = Float32Array | BigInt64Array | Int32Array | Uint16Array | Uint8Array | Int8Array;
@@ -52,6 +53,13 @@ export interface Addon {
   runBound(binding: BindingHandle): void;
   timeRuns(binding: BindingHandle, count: number): number[];
   measure(library: string, name: string, sizes: readonly number[]): number;
+  createShared(bytes: number): number;
+  allocateShared(fd: number, offset: number, bytes: number): void;
+  mapShared(fd: number, bytes: number): SharedHandle;
+  sharedBuffer(map: SharedHandle): ArrayBuffer;
+  pinShared(map: SharedHandle): boolean;
+  releaseShared(map: SharedHandle, buffer: ArrayBuffer): void;
+  threadId(): number;
   openLane(): LaneHandle;
   runOn(lane: LaneHandle, binding: BindingHandle, keep: unknown): Promise<void>;
   releaseSession(session: SessionHandle): void;
@@ -70,6 +78,16 @@ export function loadAddon(env: NodeJS.ProcessEnv = process.env): Addon {
   const addon = createRequire(import.meta.url)(file) as Addon;
   addon.load(ortLibrary(env));
   return addon;
+}
+
+/** The addon for what needs no ONNX Runtime; undefined where it has not been built, or does not load. */
+export function findAddon(env: NodeJS.ProcessEnv = process.env): Addon | undefined {
+  try {
+    const file = addonFile(cacheFolder(env));
+    return existsSync(file) ? (createRequire(import.meta.url)(file) as Addon) : undefined;
+  } catch {
+    return undefined;
+  }
 }
 
 /** As the dynamic loader chooses for onnxruntime-node, so that a process has one ONNX Runtime, whoever loads it first. */
