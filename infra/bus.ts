@@ -1,3 +1,5 @@
+import type { ScratchMemory } from "./scratch-memory.ts";
+
 /**
  * The bus: subjects, queue groups and replies as NATS has them. Implementations: `memory-bus` (tests, one process) and
  * `nats-bus`. One contract suite, `test/infra/bus.contract.ts`, holds both to this page.
@@ -45,6 +47,12 @@ export interface Bus {
    * afterwards. Throws RallyError `payload-too-large` above `maxPayload`, `closed` after `close`.
    */
   publish(subject: string, payload: Uint8Array, reply?: string, options?: PublishOptions): void;
+
+  /**
+   * Memory of the caller's own, to make in it payloads that are published as `borrowed`. A large one reaches other processes of this
+   * host without being copied if it is also `single`, however many subjects it goes to.
+   */
+  scratch(): ScratchMemory;
 
   /** Handlers run in arrival order. Within a `queue`, one member gets each message. `*` and `>` are wildcards. */
   subscribe(subject: string, handler: BusHandler, options?: { readonly queue?: string }): Subscription;

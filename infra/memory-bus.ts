@@ -1,6 +1,7 @@
 import type { Bus, BusHandler, BusMessage, BusStatus, PublishOptions, Subscription } from "./bus.ts";
 import { systemClock, type Clock } from "./clock.ts";
 import { RallyError } from "./errors.ts";
+import { HeapScratch, type ScratchMemory } from "./scratch-memory.ts";
 import { checkPattern, checkSubject, matchesSubject } from "./subject.ts";
 
 export interface MemoryBusOptions {
@@ -157,6 +158,10 @@ export class MemoryBus implements Bus {
     if (!this.connected) return;
     seal?.(payload);
     this.#router.publish(this, subject, borrowed ? new Uint8Array(payload) : payload, reply);
+  }
+
+  scratch(): ScratchMemory {
+    return new HeapScratch();
   }
 
   subscribe(subject: string, handler: BusHandler, options: { readonly queue?: string } = {}): Subscription {

@@ -3,6 +3,7 @@ import { RallyError } from "./errors.ts";
 import type { NatsLink } from "./nats-link.ts";
 import { NatsRequests } from "./nats-requests.ts";
 import { SharedPayloads } from "./nats-shared.ts";
+import type { ScratchMemory } from "./scratch-memory.ts";
 import { checkPattern, checkSubject } from "./subject.ts";
 
 /** The bus over a NATS connection. What is published while that is broken is dropped, as it would be by the network. */
@@ -14,8 +15,11 @@ export class NatsBus implements Bus {
   readonly #checked = new Set<string>();
   #closed = false;
 
-  /** `shared`: whether large payloads for one receiver may go through shared memory. */
-  constructor(link: NatsLink, { shared = false }: { readonly shared?: boolean } = {}) {
+  /**
+   * `shared`: whether large payloads for one receiver may go through shared memory; "copied": as where the native addon is not built,
+   * which lets both sides map it.
+   */
+  constructor(link: NatsLink, { shared = false }: { readonly shared?: boolean | "copied" } = {}) {
     this.#link = link;
     this.#requests = new NatsRequests(link);
     this.#shared = SharedPayloads.open(link, shared);
@@ -39,6 +43,10 @@ export class NatsBus implements Bus {
     if (options.single === true && this.#shared.publish(subject, payload, reply, options.seal)) return;
     options.seal?.(payload);
     this.#link.publish(subject, options.borrowed === true ? new Uint8Array(payload) : payload, reply);
+  }
+
+  scratch(): ScratchMemory {
+    return this.#shared.scratch();
   }
 
   subscribe(subject: string, handler: BusHandler, options: { readonly queue?: string } = {}): Subscription {

@@ -1,7 +1,11 @@
 import { crc32 } from "node:zlib";
 import type { BusHandler, PublishOptions } from "./bus.ts";
 import type { NatsLink, NatsMessage } from "./nats-link.ts";
-import { SharedInbox, SharedOutbox, TICKET_BYTES } from "./shared-memory.ts";
+import { SharedMaps } from "./native/shared-map.ts";
+import { HeapScratch, type ScratchMemory } from "./scratch-memory.ts";
+import { SharedInbox } from "./shared-inbox.ts";
+import { SharedOutbox } from "./shared-outbox.ts";
+import { ID_BYTES, TICKET_BYTES } from "./shared-ticket.ts";
 
 /** Smaller ones cost the server less than the extra steps cost us (measured by test/bench/hop). */
 const SHARE_FROM = 8 * 1024;
@@ -9,7 +13,6 @@ const SHARE_FROM = 8 * 1024;
 const DOORBELL = Uint8Array.from([0xc1, ...Buffer.from("shared\n")]);
 const CHECK_AT = DOORBELL.length + TICKET_BYTES;
 const DOORBELL_BYTES = CHECK_AT + 4;
-const ID_BYTES = 16;
 
 interface Sent {
   readonly subject: string;
@@ -25,18 +28,35 @@ export class SharedPayloads {
   readonly #link: NatsLink;
   /** Undefined where nothing is shared: a doorbell from someone who does is then sent back unread. */
   readonly #outbox: SharedOutbox<Sent> | undefined;
-  readonly #inbox = new SharedInbox();
+  readonly #inbox: SharedInbox;
   readonly #notShared = new Set<string>();
 
-  private constructor(link: NatsLink, outbox: SharedOutbox<Sent> | undefined) {
+  private constructor(link: NatsLink, outbox: SharedOutbox<Sent> | undefined, maps: SharedMaps | "none") {
     this.#link = link;
     this.#outbox = outbox;
+    this.#inbox = new SharedInbox(maps);
     if (outbox !== undefined) link.subscribe(returnSubject(outbox.id), ({ payload }) => this.#returned(payload));
   }
 
-  /** `shares`: whether others of this host may be there. */
-  static open(link: NatsLink, shares = true): SharedPayloads {
-    return new SharedPayloads(link, shares ? SharedOutbox.open<Sent>() : undefined);
+  /** `shares`: whether others of this host may be there; "copied": without mapping, which takes the native addon. */
+  static open(link: NatsLink, shares: boolean | "copied" = true): SharedPayloads {
+    const maps = shares === true ? (SharedMaps.find() ?? "none") : "none";
+    return new SharedPayloads(link, shares === false ? undefined : SharedOutbox.open<Sent>(undefined, maps), maps);
+  }
+
+  /** Large payloads are made where their receivers read them. */
+  scratch(): ScratchMemory {
+    const heap = new HeapScratch();
+    const outbox = this.#outbox;
+    if (outbox === undefined) return heap;
+    let held: Uint8Array | undefined;
+    return {
+      take(numBytes) {
+        if (held !== undefined) outbox.letGo(held);
+        held = numBytes < SHARE_FROM ? undefined : outbox.hold(numBytes);
+        return held ?? heap.take(numBytes);
+      },
+    };
   }
 
   /** False if it has to be sent the ordinary way. */
@@ -65,7 +85,11 @@ export class SharedPayloads {
         return;
       }
       const { subject, reply } = message;
-      handler({ subject, payload, reply, noResponders: false, isShared: true });
+      try {
+        handler({ subject, payload, reply, noResponders: false, isShared: true });
+      } finally {
+        this.#inbox.release();
+      }
     };
   }
 

@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
+import type { ScratchMemory } from "./scratch-memory.ts";
 import {
   agrees,
   type Entry,
@@ -16,16 +17,6 @@ import {
 import type { Ticket } from "./shared-ticket.ts";
 
 const FOLDER = "/dev/shm";
-
-/** Memory that grows with what it has to take. */
-export class Scratch {
-  #bytes = new Uint8Array(0);
-
-  take(length: number): Uint8Array {
-    if (length > this.#bytes.length) this.#bytes = new Uint8Array(Math.max(256 * 1024, 2 * length));
-    return this.#bytes.subarray(0, length);
-  }
-}
 
 /** Entries read and written at offsets, as any process can. */
 class Entries {
@@ -61,8 +52,8 @@ class Entries {
 /** Copies payloads into a file of the memory file system: one system call each, and nothing that Node.js does not have. */
 export class CopyingWriter implements SharedWriter {
   readonly fd: number;
+  readonly isMapped = false;
   readonly #entries: Entries;
-  readonly #scratch = new Scratch();
 
   private constructor(fd: number) {
     this.fd = fd;
@@ -78,9 +69,9 @@ export class CopyingWriter implements SharedWriter {
     return new CopyingWriter(fd);
   }
 
-  reserve(_offset: number, length: number): Uint8Array {
-    return this.#scratch.take(length);
-  }
+  place(): undefined {}
+
+  offsetOf(): undefined {}
 
   write(offset: number, payload: Uint8Array): boolean {
     try {
@@ -123,10 +114,10 @@ export class CopyingWriter implements SharedWriter {
 export class CopyingReader implements SharedReader {
   readonly #fd: number;
   readonly #entries: Entries;
-  readonly #scratch: Scratch;
+  readonly #scratch: ScratchMemory;
 
   /** `scratch` may serve several of which one takes at a time. */
-  constructor(fd: number, scratch: Scratch) {
+  constructor(fd: number, scratch: ScratchMemory) {
     this.#fd = fd;
     this.#entries = new Entries(fd);
     this.#scratch = scratch;

@@ -38,9 +38,13 @@ export interface Entry {
 /** The file as its writer has it. */
 export interface SharedWriter {
   readonly fd: number;
-  /** Where to write a payload that is to lie at `offset`, until the next call; undefined if there is no memory for it. */
-  reserve(offset: number, length: number): Uint8Array | undefined;
-  /** Stores a payload, unless that is what `reserve` gave and so may be there already. False if there is no memory for it. */
+  /** Whether payloads can be made where they are to lie. */
+  readonly isMapped: boolean;
+  /** Where a payload that is to lie at `offset` can be made; undefined if there is no memory for it. Only if it is mapped. */
+  place(offset: number, length: number): Uint8Array | undefined;
+  /** Where a payload lies; undefined if it does not lie in this file. */
+  offsetOf(payload: Uint8Array): number | undefined;
+  /** False if there is no memory for it. */
   write(offset: number, payload: Uint8Array): boolean;
   /** A copy. */
   read(offset: number, length: number): Uint8Array;

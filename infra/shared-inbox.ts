@@ -1,6 +1,7 @@
 import fs from "node:fs";
 import { SharedMaps } from "./native/shared-map.ts";
-import { CopyingReader, Scratch } from "./shared-copied.ts";
+import { HeapScratch } from "./scratch-memory.ts";
+import { CopyingReader } from "./shared-copied.ts";
 import { hasHeader, type SharedReader } from "./shared-file.ts";
 import { MappedReader } from "./shared-mapped.ts";
 import { readTicket, type Ticket } from "./shared-ticket.ts";
@@ -11,7 +12,7 @@ const MAX_OPEN_FILES = 32;
 export class SharedInbox {
   readonly #maps: SharedMaps | "none";
   readonly #files = new Map<string, { readonly file: SharedReader; readonly pid: number }>();
-  readonly #scratch = new Scratch();
+  readonly #scratch = new HeapScratch();
   #taken: SharedReader | undefined;
 
   constructor(maps: SharedMaps | "none" = SharedMaps.find() ?? "none") {

@@ -25,6 +25,7 @@ const wordAt = (slot: number): number => entryAt(slot) >> 2;
 /** Payloads are written where their readers read them. */
 export class MappedWriter implements SharedWriter {
   readonly fd: number;
+  readonly isMapped = true;
   readonly #maps: SharedMaps;
   readonly #map: SharedMap;
   readonly #words: Int32Array;
@@ -50,13 +51,16 @@ export class MappedWriter implements SharedWriter {
     }
   }
 
-  reserve(offset: number, length: number): Uint8Array | undefined {
-    return this.#hasMemory(offset + length) ? Buffer.from(this.#map.buffer, offset, length) : undefined;
+  place(offset: number, length: number): Uint8Array | undefined {
+    return this.#hasMemory(offset + length) ? new Uint8Array(this.#map.buffer, offset, length) : undefined;
+  }
+
+  offsetOf({ buffer, byteOffset }: Uint8Array): number | undefined {
+    return buffer === this.#map.buffer ? byteOffset : undefined;
   }
 
   write(offset: number, payload: Uint8Array): boolean {
-    if (payload.buffer === this.#map.buffer && payload.byteOffset === offset) return true;
-    const target = this.reserve(offset, payload.length);
+    const target = this.place(offset, payload.length);
     target?.set(payload);
     return target !== undefined;
   }

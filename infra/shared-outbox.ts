@@ -1,6 +1,5 @@
 import { randomBytes } from "node:crypto";
 import fs from "node:fs";
-import { assert } from "./errors.ts";
 import { SharedMaps } from "./native/shared-map.ts";
 import { CopyingWriter } from "./shared-copied.ts";
 import { FILE_BYTES, NUM_SLOTS, PAGE, PAYLOADS_AT, type SharedWriter, writeHeader } from "./shared-file.ts";
@@ -21,13 +20,6 @@ interface Slot<T> {
   readonly about: T;
 }
 
-/** Memory where a payload can be made that is then shared without being copied. */
-export interface Reservation<T> {
-  readonly bytes: Uint8Array;
-  /** The ticket of what lies in the first `length` bytes. Once, and before the next reservation. */
-  commit(length: number, about: T): Uint8Array | undefined;
-}
-
 /**
  * Payloads between processes of one host through a file in memory: one writes there and sends a ticket, the other reads. The file has no
  * name and is reached through the writer's /proc/<pid>/fd, so that nothing is left behind however the writer ends. Where the native
@@ -42,9 +34,10 @@ export class SharedOutbox<T> {
   readonly #freeSlots = Array.from({ length: NUM_SLOTS }, (_, i) => NUM_SLOTS - 1 - i);
   /** In use, the oldest first. */
   #written: Slot<T>[] = [];
-  #reservation: Reservation<T> | undefined;
-  #reservedAt = 0;
-  #uses = 0;
+  /** Of the memory at an offset: its payload's tickets that are not over, and whoever holds it. */
+  readonly #numUsers = new Map<number, number>();
+  #lastUse = 0;
+  #isClosed = false;
 
   private constructor(file: SharedWriter, now: () => number) {
     this.#file = file;
@@ -72,35 +65,42 @@ export class SharedOutbox<T> {
     return undefined;
   }
 
-  /** The ticket of the stored payload; undefined if there is no room. */
+  /**
+   * The ticket of the stored payload; undefined if there is no room. One in memory that is held stays there: put again it has several
+   * tickets, for as many readers.
+   */
   put(payload: Uint8Array, about: T): Uint8Array | undefined {
-    const offset = this.#take(payload.length);
-    return offset === undefined ? undefined : this.#publish(offset, payload, about);
-  }
-
-  /** Undefined if there is no room. Given up by the next one, unless it is committed. */
-  reserve(maxBytes: number): Reservation<T> | undefined {
-    if (this.#reservation !== undefined) this.#space.give(this.#reservedAt);
-    this.#reservation = undefined;
-    const offset = this.#take(maxBytes);
-    if (offset === undefined) return undefined;
-    const bytes = this.#file.reserve(offset, maxBytes);
-    if (bytes === undefined) {
-      this.#space.give(offset);
+    this.#collect();
+    if (this.#freeSlots.length === 0) this.#collectAll();
+    const offset = this.#heldAt(payload) ?? this.#store(payload);
+    const slot = this.#freeSlots.at(-1);
+    if (offset === undefined || slot === undefined) {
+      if (offset !== undefined) this.#drop(offset);
       return undefined;
     }
-    this.#reservedAt = offset;
-    const reservation: Reservation<T> = {
-      bytes,
-      commit: (length, about) => {
-        assert(this.#reservation === reservation && length <= maxBytes, "a reservation is committed once, and in time");
-        this.#reservation = undefined;
-        this.#space.shrink(offset, pages(length));
-        return this.#publish(offset, bytes.subarray(0, length), about);
-      },
-    };
-    this.#reservation = reservation;
-    return reservation;
+    this.#freeSlots.pop();
+    this.#lastUse = this.#lastUse === MOST_USES ? 1 : this.#lastUse + 1;
+    const written = { slot, offset, length: payload.length, use: this.#lastUse, writtenAt: this.#now(), about };
+    this.#file.publish(slot, written);
+    this.#written.push(written);
+    return writeTicket({ ...written, id: this.id, pid: process.pid, fd: this.#file.fd });
+  }
+
+  /** Memory to make a payload in that then need not be copied; undefined if there is none. The caller's until `letGo`. */
+  hold(numBytes: number): Uint8Array | undefined {
+    if (this.#isClosed || !this.#file.isMapped) return undefined;
+    this.#collect();
+    const offset = this.#take(numBytes);
+    if (offset === undefined) return undefined;
+    const bytes = this.#file.place(offset, numBytes);
+    if (bytes === undefined) this.#drop(offset);
+    return bytes;
+  }
+
+  /** What was put there stays for its readers. */
+  letGo(held: Uint8Array): void {
+    const offset = this.#file.offsetOf(held);
+    if (offset !== undefined) this.#drop(offset);
   }
 
   /** Takes back a payload that its receiver could not read. */
@@ -117,33 +117,63 @@ export class SharedOutbox<T> {
   }
 
   close(): void {
+    this.#isClosed = true;
     this.#file.close();
   }
 
-  #take(length: number): number | undefined {
-    while (this.#written[0] !== undefined && this.#isOver(this.#written[0])) this.#give(this.#written.shift());
-    const size = pages(length);
-    const offset = this.#freeSlots.length === 0 ? undefined : this.#space.takeUsed(size);
-    if (offset !== undefined) return offset;
-    // Others than the oldest may have been read.
-    const isOver = this.#written.map((slot) => this.#isOver(slot));
-    for (const slot of this.#written.filter((_, i) => isOver[i])) this.#give(slot);
-    this.#written = this.#written.filter((_, i) => isOver[i] !== true);
-    return this.#freeSlots.length === 0 ? undefined : this.#space.take(size);
+  #collect(): void {
+    for (let oldest = this.#written[0]; oldest !== undefined && this.#isOver(oldest); oldest = this.#written[0]) {
+      this.#written.shift();
+      this.#give(oldest);
+    }
   }
 
-  #publish(offset: number, payload: Uint8Array, about: T): Uint8Array | undefined {
-    const slot = this.#freeSlots.at(-1);
-    if (slot === undefined || !this.#file.write(offset, payload)) {
-      this.#space.give(offset);
-      return undefined;
+  /** Others than the oldest may be over. */
+  #collectAll(): void {
+    const written = this.#written;
+    this.#written = [];
+    for (const slot of written) {
+      if (this.#isOver(slot)) this.#give(slot);
+      else this.#written.push(slot);
     }
-    this.#freeSlots.pop();
-    this.#uses = this.#uses === MOST_USES ? 1 : this.#uses + 1;
-    const written = { slot, offset, length: payload.length, use: this.#uses, writtenAt: this.#now(), about };
-    this.#file.publish(slot, written);
-    this.#written.push(written);
-    return writeTicket({ ...written, id: this.id, pid: process.pid, fd: this.#file.fd });
+  }
+
+  /** With one more user; undefined if it lies nowhere that is held. */
+  #heldAt(payload: Uint8Array): number | undefined {
+    const offset = this.#file.offsetOf(payload);
+    const numUsers = offset === undefined ? undefined : this.#numUsers.get(offset);
+    if (offset === undefined || numUsers === undefined) return undefined;
+    this.#numUsers.set(offset, numUsers + 1);
+    return offset;
+  }
+
+  #store(payload: Uint8Array): number | undefined {
+    const offset = this.#take(payload.length);
+    if (offset === undefined || this.#file.write(offset, payload)) return offset;
+    this.#drop(offset);
+    return undefined;
+  }
+
+  /** Has one user then. */
+  #take(length: number): number | undefined {
+    const size = pages(length);
+    let offset = this.#space.takeUsed(size);
+    if (offset === undefined) {
+      this.#collectAll();
+      offset = this.#space.take(size);
+    }
+    if (offset !== undefined) this.#numUsers.set(offset, 1);
+    return offset;
+  }
+
+  #drop(offset: number): void {
+    const numUsers = (this.#numUsers.get(offset) ?? 1) - 1;
+    if (numUsers > 0) {
+      this.#numUsers.set(offset, numUsers);
+      return;
+    }
+    this.#numUsers.delete(offset);
+    this.#space.give(offset);
   }
 
   /** Whether its memory may be used again. */
@@ -156,10 +186,9 @@ export class SharedOutbox<T> {
     return true;
   }
 
-  #give(written: Slot<T> | undefined): void {
-    if (written === undefined) return;
-    this.#space.give(written.offset);
-    this.#freeSlots.push(written.slot);
+  #give({ offset, slot }: Slot<T>): void {
+    this.#drop(offset);
+    this.#freeSlots.push(slot);
   }
 }
 

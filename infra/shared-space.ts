@@ -1,6 +1,6 @@
 interface Part {
   readonly offset: number;
-  size: number;
+  readonly size: number;
 }
 
 /**
@@ -30,12 +30,6 @@ export class SharedSpace {
     const offset = this.#take(size, this.#to);
     if (offset !== undefined) this.#highest = Math.max(this.#highest, offset + size);
     return offset;
-  }
-
-  /** The end of what was taken at `offset` is free again. */
-  shrink(offset: number, size: number): void {
-    const part = this.#parts.find((candidate) => candidate.offset === offset);
-    if (part !== undefined) part.size = size;
   }
 
   give(offset: number): void {

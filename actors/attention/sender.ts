@@ -38,7 +38,7 @@ export class Sender {
   readonly #rollCall: RollCall;
   readonly #times: AnswerTimes;
   readonly #hedges: Hedges;
-  readonly #encoder = new BatchEncoder();
+  readonly #encoder: BatchEncoder;
   /** What the encoder's memory holds: all shards get the same bytes of a part. */
   #encoded: Encoded | undefined;
   #connected = true;
@@ -47,6 +47,7 @@ export class Sender {
   constructor(options: SenderOptions, { joined, gone, failed }: SenderEvents) {
     this.#options = options;
     this.#failed = failed;
+    this.#encoder = new BatchEncoder(options.bus.scratch());
     this.#times = new AnswerTimes(options.numShards);
     this.#hedges = new Hedges(options.clock);
     this.#replicas = new Replicas(options.clock, options.numShards);

@@ -68,7 +68,7 @@ export class Expert {
   readonly #buffers: RowBuffers;
   readonly #inputs = new InputPool();
   readonly #decoder = new BatchDecoder();
-  readonly #encoder = new AnswerEncoder();
+  readonly #encoder: AnswerEncoder;
   #running: Promise<void> | undefined;
   #lastMessageAt = -Infinity;
 
@@ -77,6 +77,7 @@ export class Expert {
     this.#waiting = new Coalescer({ maxWaiting: options.maxWaitingBatches, maxTokens: MAX_RUN_ROWS });
     this.#buffers = new RowBuffers(options.config);
     const { bus, subjects, expertId } = options;
+    this.#encoder = new AnswerEncoder(bus.scratch());
     const { shard } = options.ffn.spec;
     const receive = (message: BusMessage) => this.#receive(message);
     // Replicas of a shard form one queue group, for whoever does not know them; each also has a subject of its own.

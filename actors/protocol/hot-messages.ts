@@ -1,4 +1,5 @@
 import { ScratchEncoder } from "../../infra/codec.ts";
+import { HeapScratch, type ScratchMemory } from "../../infra/scratch-memory.ts";
 import { decodeActivationBatch, decodeExpertResult } from "./decode.ts";
 import { POSITION_LIMITS } from "./limits.ts";
 import { type LayoutRules, MessageLayout } from "./message-layout.ts";
@@ -23,11 +24,14 @@ const ANSWER: LayoutRules = {
 
 /** Layouts that are kept: as many as a micro-batch has sizes, times the peers that send. */
 const MAX_LAYOUTS = 1024;
-const SCRATCH_BYTES = 8192;
 
 export class BatchEncoder {
   readonly #layouts = new Map<number, MessageLayout<ActivationBatch>>();
-  readonly #scratch = new Scratch();
+  readonly #scratch: ScratchMemory;
+
+  constructor(scratch: ScratchMemory = new HeapScratch()) {
+    this.#scratch = scratch;
+  }
 
   /** Unsealed; valid until the next call. */
   encode(batch: ActivationBatch): Uint8Array {
@@ -38,8 +42,12 @@ export class BatchEncoder {
 
 export class AnswerEncoder {
   readonly #layouts = new Map<number, MessageLayout<Answer>>();
-  readonly #scratch = new Scratch();
+  readonly #scratch: ScratchMemory;
   readonly #encoder = new ScratchEncoder();
+
+  constructor(scratch: ScratchMemory = new HeapScratch()) {
+    this.#scratch = scratch;
+  }
 
   /** Unsealed; valid until the next call. */
   encode(result: ExpertResult): Uint8Array {
@@ -108,16 +116,6 @@ class KnownLayouts<T extends object> {
   }
 }
 
-/** Memory for a message, used over and over, grown to the largest. */
-class Scratch {
-  #bytes = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
-
-  take(size: number): Uint8Array {
-    if (size > this.#bytes.length) this.#bytes = Buffer.allocUnsafeSlow(2 * size);
-    return this.#bytes.subarray(0, size);
-  }
-}
-
 function layoutFor<T extends object>(
   layouts: Map<number, MessageLayout<T>>,
   numRows: number,
@@ -132,7 +130,7 @@ function layoutFor<T extends object>(
   return layout;
 }
 
-function written<T extends object>(layout: MessageLayout<T>, message: T, scratch: Scratch): Uint8Array {
+function written<T extends object>(layout: MessageLayout<T>, message: T, scratch: ScratchMemory): Uint8Array {
   const bytes = scratch.take(layout.size);
   layout.write(message, bytes);
   return bytes;

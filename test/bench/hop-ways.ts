@@ -37,7 +37,8 @@ export const HOP_WAYS: Readonly<Record<string, HopWay>> = {
   client: overBus("client", async (url) => new NatsBus(await openClientLink({ url }, "hop"))),
   bus: overBus("bus", async (url) => new NatsBus(await openWireLink({ url }, "hop"))),
   msgpack: activations("msgpack", {}),
-  shared: activations("shared", { single: true }),
+  shared: activations("shared", { single: true }, "copied"),
+  mapped: activations("mapped", { single: true }, true),
 };
 
 /** No broker at all: the echo listens. */
@@ -108,14 +109,13 @@ function overBus(name: string, connect: (url: string) => Promise<Bus>): HopWay {
 }
 
 /** An ActivationBatch there and an ExpertResult back: encoded, decoded, tensors copied out, as the actors do. */
-function activations(name: string, options: PublishOptions): HopWay {
+function activations(name: string, options: PublishOptions, shared: boolean | "copied" = false): HopWay {
   const lent = { ...options, borrowed: true, seal };
-  const connect = async (url: string): Promise<Bus> =>
-    new NatsBus(await openWireLink({ url }, "hop"), { shared: options.single === true });
+  const connect = async (url: string): Promise<Bus> => new NatsBus(await openWireLink({ url }, "hop"), { shared });
   return {
     async echo({ natsUrl }) {
       const bus = await connect(natsUrl);
-      const [decoder, encoder] = [new BatchDecoder(), new AnswerEncoder()];
+      const [decoder, encoder] = [new BatchDecoder(), new AnswerEncoder(bus.scratch())];
       let hidden = new Float32Array(0);
       bus.subscribe(`${name}.there`, ({ payload, isShared }) => {
         const { hidden: tensor } = decoder.decode(payload);
@@ -143,7 +143,7 @@ function activations(name: string, options: PublishOptions): HopWay {
       const hidden = new Float32Array(rows * HIDDEN).fill(0.5);
       const target = new Float32Array(rows * HIDDEN);
       const common = { kind: "activations", deployment: "bench", epoch: 1, attentionId: "a0", ...POSITION } as const;
-      const [encoder, decoder] = [new BatchEncoder(), new ResultDecoder()];
+      const [encoder, decoder] = [new BatchEncoder(bus.scratch()), new ResultDecoder()];
       const expertIds = new Int32Array(rows * TOP_K);
       const expertWeights = new Float32Array(rows * TOP_K);
       const send = (): void => {

@@ -8,6 +8,7 @@
  * bus      our bus over our own link
  * msgpack  the same with an ActivationBatch there and an ExpertResult back, encoded and decoded
  * shared   the same for a single receiver: large payloads go through shared memory, the message is the doorbell
+ * mapped   the same with memory that both processes have mapped, where the native addon is built
  */
 import { fork } from "node:child_process";
 import { once } from "node:events";

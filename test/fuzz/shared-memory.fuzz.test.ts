@@ -4,6 +4,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import type { BusMessage } from "../../infra/bus.ts";
 import type { NatsLink, NatsMessage } from "../../infra/nats-link.ts";
 import { SharedPayloads } from "../../infra/nats-shared.ts";
+import { haveAddon } from "../support/addon.ts";
 import { FUZZ_SEED, FUZZ_TIMEOUT_MS, MemoryWatch, NUM_FUZZ_MESSAGES } from "../support/fuzz-run.ts";
 import { FuzzRandom, mutateBytes } from "../support/mutations.ts";
 
@@ -52,7 +53,9 @@ const messageOf = (payload: Uint8Array): NatsMessage => ({
   header: () => undefined,
 });
 
-describe.skipIf(process.platform !== "linux")("shared memory, hostile tickets", () => {
+const ways = [{ way: "copied" }, { way: "mapped" }].slice(0, (await haveAddon()) ? 2 : 1);
+
+describe.skipIf(process.platform !== "linux").each(ways)("shared memory, $way, hostile tickets", ({ way }) => {
   let ours: LooseLink;
   let theirs: LooseLink;
   let sender: SharedPayloads;
@@ -64,7 +67,7 @@ describe.skipIf(process.platform !== "linux")("shared memory, hostile tickets", 
   beforeEach(() => {
     ours = new LooseLink();
     theirs = new LooseLink();
-    const opened = [SharedPayloads.open(ours), SharedPayloads.open(theirs)] as const;
+    const opened = [ours, theirs].map((link) => SharedPayloads.open(link, way === "mapped" || "copied"));
     if (opened[0] === undefined || opened[1] === undefined) throw new Error("no /dev/shm");
     [sender, receiver] = opened;
     received.length = 0;

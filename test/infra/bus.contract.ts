@@ -212,6 +212,26 @@ export function busContract(name: string, open: () => Promise<BusHarness>): void
       );
     });
 
+    it("brings what was made in its own memory, which is used again", async () => {
+      const inbox = new Inbox();
+      b.subscribe("made.*", inbox.handler);
+      await b.flush();
+      const [scratch, other] = [a.scratch(), a.scratch()];
+      for (let i = 0; i < 20; i++) {
+        const length = i % 3 === 0 ? 100 : 50_000 + i;
+        const payload = scratch.take(length).fill(i);
+        other.take(60_000).fill(99);
+        for (const subject of ["made.one", "made.two"])
+          a.publish(subject, payload, undefined, { borrowed: true, single: true });
+      }
+      const messages = await inbox.received(40);
+      for (const [at, { payload }] of messages.entries()) {
+        const i = at >> 1;
+        expect(payload.length).toBe(i % 3 === 0 ? 100 : 50_000 + i);
+        expect(payload.every((byte) => byte === i)).toBe(true);
+      }
+    });
+
     it("has what may be damaged on its way sealed first", async () => {
       const inbox = new Inbox();
       b.subscribe("sealed", inbox.handler);

@@ -5,6 +5,7 @@ import { openClientLink } from "../../infra/nats-client-link.ts";
 import type { NatsLink } from "../../infra/nats-link.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import { openWireLink } from "../../infra/nats-wire-link.ts";
+import { haveAddon } from "../support/addon.ts";
 import { startTestServer, type TestServer } from "../support/nats.ts";
 import { busContract, type BusHarness } from "./bus.contract.ts";
 
@@ -37,13 +38,22 @@ busContract(
 );
 busContract(
   "nats wire with shared memory",
-  harness(openWireLink, (link) => new SingleReceiverBus(link, { shared: true })),
+  harness(openWireLink, (link) => new SingleReceiverBus(link, { shared: "copied" })),
 );
+if (await haveAddon()) {
+  busContract(
+    "nats wire with mapped memory",
+    harness(openWireLink, (link) => new SingleReceiverBus(link, { shared: true })),
+  );
+}
 
 /** What starts one, a ticket, the ticket's CRC-32. */
 const DOORBELL_BYTES = 8 + 56 + 4;
 
-describe.skipIf(process.platform !== "linux")("payloads through shared memory", () => {
+const ways = [{ way: "copied" }, { way: "mapped" }].slice(0, (await haveAddon()) ? 2 : 1);
+
+describe.skipIf(process.platform !== "linux").each(ways)("payloads through shared memory, $way", ({ way }) => {
+  const shared = way === "mapped" || "copied";
   let server: TestServer;
   let sender: NatsBus;
   let observer: NatsLink;
@@ -52,7 +62,7 @@ describe.skipIf(process.platform !== "linux")("payloads through shared memory", 
   beforeEach(async () => {
     sizes.length = 0;
     server = await startTestServer();
-    sender = new NatsBus(await openWireLink({ url: server.url }, "sender"), { shared: true });
+    sender = new NatsBus(await openWireLink({ url: server.url }, "sender"), { shared });
     observer = await openWireLink({ url: server.url }, "observer");
     observer.subscribe("large", ({ payload }) => sizes.push(payload.length));
     await observer.flush();
@@ -63,7 +73,7 @@ describe.skipIf(process.platform !== "linux")("payloads through shared memory", 
   });
 
   it("only a doorbell crosses the server, for large payloads with a single receiver", async () => {
-    const receiver = new NatsBus(await openWireLink({ url: server.url }, "receiver"), { shared: true });
+    const receiver = new NatsBus(await openWireLink({ url: server.url }, "receiver"), { shared });
     const seen: string[] = [];
     receiver.subscribe("large", ({ payload, reply }) => seen.push(`${payload.length} ${payload[0]} ${reply}`), {
       queue: "q",
@@ -132,7 +142,7 @@ describe.skipIf(process.platform !== "linux")("payloads through shared memory", 
       });
     const seen: string[] = [];
     const heed = ({ payload, isShared }: BusMessage) => void seen.push(`${payload.length} ${payload[0]} ${isShared}`);
-    const receiver = new NatsBus(await openWireLink({ url: server.url }, "receiver"), { shared: true });
+    const receiver = new NatsBus(await openWireLink({ url: server.url }, "receiver"), { shared });
     const subscription = receiver.subscribe("large", heed, { queue: "q" });
     await receiver.flush();
     publish(100_000);
@@ -155,7 +165,7 @@ describe.skipIf(process.platform !== "linux")("payloads through shared memory", 
     const good: Uint8Array[] = [];
     const [thief, receiver] = [
       await openWireLink({ url: server.url }, "thief"),
-      new NatsBus(await openWireLink({ url: server.url }, "receiver"), { shared: true }),
+      new NatsBus(await openWireLink({ url: server.url }, "receiver"), { shared }),
     ];
     thief.subscribe("large", ({ payload }) => void good.push(Uint8Array.from(payload)), "q");
     await thief.flush();
@@ -176,6 +186,38 @@ describe.skipIf(process.platform !== "linux")("payloads through shared memory", 
     thief.publish("changed", first);
     await expect.poll(() => seen).toEqual([2, 1]);
     await Promise.all([thief.close(), receiver.close()]);
+  });
+
+  it("made in the bus' own memory reach receivers of any kind", async () => {
+    const seen: string[] = [];
+    const heed =
+      (name: string) =>
+      ({ payload, isShared }: BusMessage) =>
+        void seen.push(`${name} ${payload.length} ${payload.at(-1)} ${isShared}`);
+    const open = async (name: string, ours: boolean | "copied") =>
+      new NatsBus(await openWireLink({ url: server.url }, name), { shared: ours });
+    const receivers = await Promise.all([open("one", shared), open("two", "copied"), open("far", false)]);
+    const names = ["one", "two", "far"];
+    for (const [i, receiver] of receivers.entries()) receiver.subscribe(`to.${names[i]}`, heed(names[i] ?? ""));
+    await Promise.all(receivers.map((receiver) => receiver.flush()));
+    const scratch = sender.scratch();
+    const small = sender.scratch();
+    for (let round = 0; round < 3; round++) {
+      const payload = scratch.take(100_000).fill(round);
+      for (const name of names) {
+        small.take(10).fill(7);
+        sender.publish(`to.${name}`, payload, undefined, { single: true, borrowed: true });
+      }
+      await expect.poll(() => seen.length).toBe(3 * (round + 1));
+    }
+    expect(seen.toSorted()).toEqual(
+      names
+        .flatMap((name) => [0, 1, 2].map((i) => `${name} 100000 ${i} ${name === "far" ? undefined : true}`))
+        .toSorted(),
+    );
+    await Promise.all(receivers.map((receiver) => receiver.close()));
+    await sender.close();
+    expect(scratch.take(100_000)).toHaveLength(100_000);
   });
 
   it("says no responders when there is no receiver", async () => {

@@ -24,13 +24,6 @@ describe("a stretch of shared memory", () => {
     expect(space.takeUsed(150)).toBe(0);
   });
 
-  it("has the end of a part again", () => {
-    const space = new SharedSpace(0, 1000);
-    expect(space.take(1000)).toBe(0);
-    space.shrink(0, 400);
-    expect(space.take(600)).toBe(400);
-  });
-
   it("never gives a byte twice, and gives all when all is back", () => {
     const random = new TestRandom(7);
     const space = new SharedSpace(64, 4096);
