@@ -7,7 +7,7 @@ import {
   entryAt,
   FILE_BYTES,
   LENGTH,
-  NUM_SLOTS,
+  isInside,
   OFFSET,
   READER,
   type SharedReader,
@@ -110,7 +110,7 @@ export class CopyingWriter implements SharedWriter {
   }
 }
 
-/** Copies payloads out. Whether they were whole is seen afterwards: who writes there again takes the entry away first. */
+/** Copies payloads out. Whether that was what the ticket is for is seen afterwards: who writes there takes the entry away first. */
 export class CopyingReader implements SharedReader {
   readonly #fd: number;
   readonly #entries: Entries;
@@ -124,12 +124,11 @@ export class CopyingReader implements SharedReader {
   }
 
   take(ticket: Ticket): Uint8Array | undefined {
-    if (ticket.slot >= NUM_SLOTS) return undefined;
+    if (!isInside(ticket)) return undefined;
+    const payload = this.#scratch.take(ticket.length);
+    if (fs.readSync(this.#fd, payload, 0, ticket.length, ticket.offset) !== ticket.length) return undefined;
     const [use = 0, reader = 0, offset = 0, length = 0] = this.#entries.read(ticket.slot);
     if (reader !== 0 || !agrees({ use, offset, length }, ticket)) return undefined;
-    const payload = this.#scratch.take(length);
-    if (fs.readSync(this.#fd, payload, 0, length, offset) !== length) return undefined;
-    if (this.#entries.read(ticket.slot)[USE] !== use) return undefined;
     this.#entries.zero(ticket.slot, 4);
     return payload;
   }

@@ -1,5 +1,5 @@
 import fs from "node:fs";
-import { ID_BYTES, type Ticket } from "./shared-ticket.ts";
+import { ID_BYTES, NUM_SLOTS, type Ticket } from "./shared-ticket.ts";
 
 /**
  * A shared file: the layout's name and the file's id, then a table of slots, then payloads. A slot's entry says where its payload
@@ -7,7 +7,6 @@ import { ID_BYTES, type Ticket } from "./shared-ticket.ts";
  * used again only when both are 0, or when nobody has read it for long and its reader, if it had one, is gone.
  */
 export const FILE_BYTES = 128 * 1024 * 1024;
-export const NUM_SLOTS = 1024;
 /** Whoever has another layout finds the file to be none of his. */
 const LAYOUT = new Uint8Array(Buffer.from("rally shared 2\n\0"));
 const TABLE_AT = 4096;
@@ -68,10 +67,14 @@ export interface SharedReader {
   close(): void;
 }
 
-/** Whether what an entry says can be, and is what the ticket says. */
+/** Whether a payload can lie there. */
+export function isInside({ offset, length }: Ticket): boolean {
+  return offset >= PAYLOADS_AT && offset + length <= FILE_BYTES;
+}
+
+/** Whether an entry says the same as the ticket, which comes from the network. */
 export function agrees({ use, offset, length }: Entry, ticket: Ticket): boolean {
-  if (use !== ticket.use || length !== ticket.length) return false;
-  return offset >= PAYLOADS_AT && length >= 0 && offset + length <= FILE_BYTES;
+  return use === ticket.use && offset === ticket.offset && length === ticket.length;
 }
 
 export function writeHeader(fd: number, id: Uint8Array): void {

@@ -6,7 +6,7 @@ import {
   entryAt,
   FILE_BYTES,
   LENGTH,
-  NUM_SLOTS,
+  isInside,
   OFFSET,
   PAYLOADS_AT,
   READER,
@@ -133,14 +133,14 @@ export class MappedReader implements SharedReader {
 
   take(ticket: Ticket): Uint8Array | undefined {
     this.release();
-    if (ticket.slot >= NUM_SLOTS) return undefined;
+    if (!isInside(ticket)) return undefined;
     const at = wordAt(ticket.slot);
     const words = this.#words;
     // A ticket that came twice: somebody else is reading.
     if (Atomics.compareExchange(words, at + READER, 0, this.#threadId) !== 0) return undefined;
     const use = Atomics.load(words, at + USE);
-    const [offset, length] = [words[at + OFFSET] ?? 0, words[at + LENGTH] ?? 0];
-    if (!agrees({ use, offset, length }, ticket)) {
+    const { offset, length } = ticket;
+    if (!agrees({ use, offset: words[at + OFFSET] ?? 0, length: words[at + LENGTH] ?? 0 }, ticket)) {
       Atomics.store(words, at + READER, 0);
       return undefined;
     }

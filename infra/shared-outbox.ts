@@ -2,10 +2,10 @@ import { randomBytes } from "node:crypto";
 import fs from "node:fs";
 import { SharedMaps } from "./native/shared-map.ts";
 import { CopyingWriter } from "./shared-copied.ts";
-import { FILE_BYTES, NUM_SLOTS, PAGE, PAYLOADS_AT, type SharedWriter, writeHeader } from "./shared-file.ts";
+import { FILE_BYTES, PAGE, PAYLOADS_AT, type SharedWriter, writeHeader } from "./shared-file.ts";
 import { MappedWriter } from "./shared-mapped.ts";
 import { SharedSpace } from "./shared-space.ts";
-import { ID_BYTES, readTicket, writeTicket } from "./shared-ticket.ts";
+import { ID_BYTES, NUM_SLOTS, readTicket, writeTicket } from "./shared-ticket.ts";
 
 /** A payload that nobody has begun to read by then never will be read: its reader is gone. */
 const RECLAIM_MS = 10_000;
