@@ -44,16 +44,22 @@ export class Rope {
     at: number,
   ): void {
     const half = this.#half;
-    const [cosines, sines] = [this.#cosines, this.#sines];
     const table = position * half;
-    for (let head = 0; head < numHeads; head++) {
-      const offset = head * 2 * half;
-      for (let i = 0; i < half; i++) {
-        const [cosine, sine] = [cosines[table + i] as number, sines[table + i] as number];
-        const first = source[from + offset + i] as number;
-        const second = source[from + offset + half + i] as number;
-        target[at + offset + i] = first * cosine - second * sine;
-        target[at + offset + half + i] = second * cosine + first * sine;
+    // No array of both is made here to be taken apart: that alone would cost as much as the arithmetic.
+    const cosines = this.#cosines;
+    const sines = this.#sines;
+    for (let i = 0; i < half; i++) {
+      const cosine = cosines[table + i] as number;
+      const sine = sines[table + i] as number;
+      for (
+        let head = 0, read = from + i, write = at + i;
+        head < numHeads;
+        head++, read += 2 * half, write += 2 * half
+      ) {
+        const first = source[read] as number;
+        const second = source[read + half] as number;
+        target[write] = first * cosine - second * sine;
+        target[write + half] = second * cosine + first * sine;
       }
     }
   }

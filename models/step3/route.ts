@@ -6,6 +6,7 @@ export function route(
   expertIds: Int32Array, // [numTokens, topK]
   expertWeights: Float32Array, // [numTokens, topK]
 ): void {
+  const shares = new Float64Array(numExperts);
   for (let row = 0, at = 0; row < logits.length; row += numExperts, at += topK) {
     // The k best so far, kept sorted by insertion: k is small.
     for (let expert = 0; expert < numExperts; expert++) {
@@ -19,10 +20,13 @@ export function route(
     }
     const largest = logits[row + (expertIds[at] as number)] as number;
     let sum = 0;
-    for (let expert = 0; expert < numExperts; expert++) sum += Math.exp((logits[row + expert] as number) - largest);
+    for (let expert = 0; expert < numExperts; expert++) {
+      const share = Math.exp((logits[row + expert] as number) - largest);
+      shares[expert] = share;
+      sum += share;
+    }
     for (let rank = 0; rank < topK; rank++) {
-      const logit = logits[row + (expertIds[at + rank] as number)] as number;
-      expertWeights[at + rank] = Math.exp(logit - largest) / sum;
+      expertWeights[at + rank] = (shares[expertIds[at + rank] as number] as number) / sum;
     }
   }
 }
