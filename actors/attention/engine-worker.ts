@@ -81,11 +81,12 @@ async function openFfn(config: ModelConfig): Promise<OpenedFfn> {
   };
 }
 
-function maxMicroBatches(): number {
+/** `numShards`: of the placement, or the fewest that there may be. */
+function maxMicroBatches(numShards = 1): number {
   if (settings.microBatches !== "auto") return settings.microBatches;
+  if (ffnKind === "local") return 1;
   // Behind a server of this host the experts are here, too, or soon may be.
-  const isShared = ffnKind === "local" || isLoopback(settings.nats);
-  return mostMicroBatches({ numCores: availableParallelism(), isShared });
+  return mostMicroBatches({ numCores: availableParallelism(), isShared: isLoopback(settings.nats), numShards });
 }
 
 /** At least one sequence at its longest fits. */
@@ -112,7 +113,9 @@ async function start(): Promise<void> {
   const kvRoom = kvRoomFor(maxKvTokens);
   const stages = await openAttentionStages(modelDir, { numThreads, provider, kvRoom, progress, warn });
   const { ffn, place, close } = await openFfn(config);
-  const { microBatches } = settings;
+  let numShards: number | undefined;
+  const numMicroBatches = () =>
+    settings.microBatches === "auto" ? meter.microBatches(maxMicroBatches(numShards)) : settings.microBatches;
   const engine = new Engine({
     stages,
     ffn,
@@ -125,7 +128,7 @@ async function start(): Promise<void> {
     maxSequences: settings.maxSequences,
     maxKvTokens,
     maxMicroBatches: maxMicroBatches(),
-    microBatches: () => (microBatches === "auto" ? meter.microBatches(maxMicroBatches()) : microBatches),
+    microBatches: numMicroBatches,
     prefillTokens: settings.prefillTokens,
   });
   const transitionMs = measureTransitionMs(() => clock.elapsed());
@@ -148,6 +151,7 @@ async function start(): Promise<void> {
       case "release":
         return engine.release(message.key);
       case "placement":
+        numShards = message.placed.numShards;
         return place(message.placed);
       case "stats": {
         const { transitions, ...counts } = engine.counts;
@@ -159,7 +163,7 @@ async function start(): Promise<void> {
             passes: counts.passes,
             decodeTokens: counts.decodeTokens,
             prefillTokens: counts.prefillTokens,
-            microBatches: microBatches === "auto" ? meter.microBatches(maxMicroBatches()) : microBatches,
+            microBatches: numMicroBatches(),
             activeSequences: counts.activeSequences,
             kvTokens: counts.kvTokens,
             preemptions: counts.preemptions,

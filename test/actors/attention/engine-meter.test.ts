@@ -50,8 +50,10 @@ describe("the engine's meter", () => {
   });
 
   it("lets one host's cores bound what shares them", () => {
-    const most = (numCores: number, isShared: boolean) => mostMicroBatches({ numCores, isShared });
-    expect([1, 2, 4, 8, 64].map((numCores) => most(numCores, true))).toEqual([1, 1, 2, 4, 4]);
-    expect(most(2, false)).toBe(4);
+    const most = (numCores: number, numShards: number) => mostMicroBatches({ numCores, isShared: true, numShards });
+    expect([1, 2, 3, 4, 8, 64].map((numCores) => most(numCores, 2))).toEqual([1, 1, 2, 2, 4, 4]);
+    expect([1, 2, 3, 4, 8].map((numCores) => most(numCores, 1))).toEqual([1, 2, 2, 2, 4]);
+    expect(most(4, 8)).toBe(2);
+    expect(mostMicroBatches({ numCores: 2, isShared: false, numShards: 2 })).toBe(4);
   });
 });
