@@ -30,7 +30,6 @@ export class MappedWriter implements SharedWriter {
   readonly #map: SharedMap;
   readonly #words: Int32Array;
   #allocated = 0;
-  #isPinned = false;
 
   private constructor(maps: SharedMaps, fd: number, map: SharedMap) {
     this.#maps = maps;
@@ -106,8 +105,6 @@ export class MappedWriter implements SharedWriter {
       return false;
     }
     this.#allocated = to;
-    // Here, because a process uses its device only some time after it has connected.
-    if (!this.#isPinned) this.#isPinned = this.#map.pin();
     return true;
   }
 }
@@ -126,7 +123,6 @@ export class MappedReader implements SharedReader {
   /** Throws if the file is not one that stays as it is: not from a `MappedWriter`. */
   constructor(maps: SharedMaps, fd: number) {
     this.#map = maps.open(fd, FILE_BYTES);
-    this.#map.pin();
     this.#words = wordsOf(this.#map);
     this.#threadId = maps.threadId;
   }

@@ -228,13 +228,6 @@ napi_value shared_buffer(const Arguments& arguments) {
   return buffer_of(arguments.env, arguments.object<SharedMap>(0));
 }
 
-/** pinShared(map): boolean, whether a device copies from and to there by itself */
-napi_value pin_shared(const Arguments& arguments) {
-  napi_value result = nullptr;
-  napi_get_boolean(arguments.env, arguments.object<SharedMap>(0)->pin(), &result);
-  return result;
-}
-
 /** releaseShared(map, buffer): void. Nothing is left in the ArrayBuffer and in views of it, so that none reads what is not mapped. */
 napi_value release_shared(const Arguments& arguments) {
   napi_detach_arraybuffer(arguments.env, arguments[1]);
@@ -298,7 +291,6 @@ NAPI_MODULE_INIT() {
   define<allocate_shared_file>(env, exports, "allocateShared");
   define<map_shared>(env, exports, "mapShared");
   define<shared_buffer>(env, exports, "sharedBuffer");
-  define<pin_shared>(env, exports, "pinShared");
   define<release_shared>(env, exports, "releaseShared");
   define<thread_id_value>(env, exports, "threadId");
   define<open_lane>(env, exports, "openLane");

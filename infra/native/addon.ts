@@ -57,7 +57,6 @@ export interface Addon {
   allocateShared(fd: number, offset: number, bytes: number): void;
   mapShared(fd: number, bytes: number): SharedHandle;
   sharedBuffer(map: SharedHandle): ArrayBuffer;
-  pinShared(map: SharedHandle): boolean;
   releaseShared(map: SharedHandle, buffer: ArrayBuffer): void;
   threadId(): number;
   openLane(): LaneHandle;

@@ -2,7 +2,6 @@
 
 #include <dlfcn.h>
 
-#include <atomic>
 #include <cstring>
 
 #include "ort.h"
@@ -16,8 +15,6 @@ constexpr const char* kLibrary = "libcudart.so.13";
 constexpr unsigned kNonBlocking = 1;
 /** The runtime sees by the addresses what is where. */
 constexpr int kAnyDirection = 4;
-
-std::atomic<int> last_device{-1};
 
 template <typename F>
 void find(void* library, const char* name, F& function) {
@@ -38,8 +35,6 @@ Cuda load() {
   find(library, "cudaFree", found.cudaFree);
   find(library, "cudaHostAlloc", found.cudaHostAlloc);
   find(library, "cudaFreeHost", found.cudaFreeHost);
-  find(library, "cudaHostRegister", found.cudaHostRegister);
-  find(library, "cudaHostUnregister", found.cudaHostUnregister);
   find(library, "cudaMemGetInfo", found.cudaMemGetInfo);
   find(library, "cudaEventCreate", found.cudaEventCreate);
   find(library, "cudaEventRecord", found.cudaEventRecord);
@@ -64,10 +59,6 @@ void check_cuda(int status, const char* about) {
   throw Failure(about, "CUDA failure " + std::to_string(status) + ": " + cuda().cudaGetErrorString(status));
 }
 
-int device_in_use() {
-  return last_device;
-}
-
 DeviceCalls& device_calls() {
   static DeviceCalls calls;
   return calls;
@@ -77,7 +68,6 @@ Stream::Stream(int device) : device(device) {
   if (device < 0) return;
   check_cuda(cuda().cudaSetDevice(device), "provider");
   check_cuda(cuda().cudaStreamCreateWithFlags(&stream, kNonBlocking), "provider");
-  last_device = device;
 }
 
 Stream::~Stream() {

@@ -21,8 +21,6 @@ struct Cuda {
   int (*cudaFree)(void* memory);
   int (*cudaHostAlloc)(void** memory, size_t bytes, unsigned flags);
   int (*cudaFreeHost)(void* memory);
-  int (*cudaHostRegister)(void* memory, size_t bytes, unsigned flags);
-  int (*cudaHostUnregister)(void* memory);
   int (*cudaMemGetInfo)(size_t* free, size_t* total);
   int (*cudaEventCreate)(void** event);
   int (*cudaEventRecord)(void* event, void* stream);
@@ -36,9 +34,6 @@ struct Cuda {
 const Cuda& cuda();
 /** Throws a Failure with the status in ONNX Runtime's words for it: "CUDA failure 2: out of memory". */
 void check_cuda(int status, const char* about);
-
-/** The device that this process last made a stream on; negative before the first. */
-int device_in_use();
 
 /**
  * ONNX Runtime captures CUDA graphs in CUDA's global mode: while a thread captures, calls of others that allocate, free or copy make

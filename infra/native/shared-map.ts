@@ -18,11 +18,6 @@ export class SharedMap {
     return new SharedMap(addon, addon.mapShared(fd, bytes));
   }
 
-  /** Whether a device copies from and to there by itself; see shared.h for where that can be. Takes memory for all of it. */
-  pin(): boolean {
-    return this.#addon.pinShared(this.#handle);
-  }
-
   release(): void {
     this.#addon.releaseShared(this.#handle, this.buffer);
   }

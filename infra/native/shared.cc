@@ -9,15 +9,11 @@
 #include <cerrno>
 #include <cstring>
 
-#include "cuda.h"
 #include "ort.h"
 
 namespace rally {
 
 namespace {
-
-/** Pinned for all devices of the process, whichever was current. */
-constexpr unsigned kPortable = 1;
 
 void check_system(bool is_good, const char* what, int error) {
   if (!is_good) throw Failure("run", std::string(what) + ": " + std::strerror(error));
@@ -58,22 +54,7 @@ SharedMap::SharedMap(int file, size_t bytes) : num_bytes(bytes) {
 }
 
 SharedMap::~SharedMap() {
-  if (is_pinned) {
-    const auto lock = device_calls().beside_others();
-    // CUDA may have ended before: then it is not pinned any more.
-    if (cuda().cudaHostUnregister(memory) != 0) cuda().cudaGetLastError();
-  }
   munmap(memory, num_bytes);
-}
-
-bool SharedMap::pin() {
-  const int device = device_in_use();
-  if (is_pinned || device < 0) return is_pinned;
-  const auto lock = device_calls().beside_others();
-  is_pinned = cuda().cudaSetDevice(device) == 0 && cuda().cudaHostRegister(memory, num_bytes, kPortable) == 0;
-  // CUDA keeps a failure, and ONNX Runtime would take it for that of the next kernel that it starts.
-  if (!is_pinned) cuda().cudaGetLastError();
-  return is_pinned;
 }
 
 }  // namespace rally

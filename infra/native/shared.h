@@ -22,17 +22,10 @@ class SharedMap {
 
   void* data() const { return memory; }
   size_t bytes() const { return num_bytes; }
-  /**
-   * Lets a device copy from and to here by itself, and takes memory for all of it; whether that is so now. Only where this process uses
-   * a device already: CUDA would take memory there for a process that has no other use for it. Where CUDA refuses (a limit of locked
-   * memory, a system that cannot), copies go through CUDA's own pinned memory, as from any other.
-   */
-  bool pin();
 
  private:
   void* memory;
   size_t num_bytes;
-  bool is_pinned = false;
 };
 
 }  // namespace rally

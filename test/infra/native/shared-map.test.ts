@@ -79,7 +79,6 @@ describe.skipIf(!(await haveAddon()))("a shared file in memory", () => {
     expect([map.buffer.byteLength, view.length, view[0]]).toEqual([0, 0, undefined]);
     await expect.poll(numMapped).toBe(0);
     map.release();
-    expect(() => map.pin()).toThrow("used after release");
   });
 
   it("is unmapped once nobody has it any more", async () => {
@@ -114,13 +113,6 @@ describe.skipIf(!(await haveAddon()))("a shared file in memory", () => {
     const found = new Uint8Array(1);
     fs.readSync(fd, found, 0, 1, 77);
     expect(found[0]).toBe(77);
-  });
-
-  it("is pinned only for a device that this process uses", () => {
-    const map = maps.open(fd, BYTES);
-    expect(map.pin()).toBe(false);
-    expect(fs.fstatSync(fd).blocks).toBe(0);
-    map.release();
   });
 });
 
