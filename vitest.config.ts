@@ -6,6 +6,8 @@ export default defineConfig({
     testTimeout: 30_000,
     hookTimeout: 60_000,
     maxWorkers: 2,
+    // A busy machine may take its time; what must be quick says so itself.
+    expect: { poll: { timeout: 10_000 } },
     // ONNX Runtime would write telemetry files into the temporary folder.
     env: { ORT_DISABLE_TELEMETRY: "1" },
   },
