@@ -28,21 +28,6 @@ export function encode(value: unknown): Uint8Array {
   return packr.pack(plain);
 }
 
-/**
- * As `encode`, into memory that its next call uses again: for large messages in a hot path, whose bytes the bus only borrows.
- * A fresh buffer for each would have V8 collect garbage several times a second, for memory that it does not manage.
- */
-export class ScratchEncoder {
-  #scratch = Buffer.allocUnsafeSlow(SCRATCH_BYTES);
-
-  encode(value: unknown): Uint8Array {
-    const { plain, size } = measured(value);
-    if (size + PACKR_SLACK > this.#scratch.length) this.#scratch = Buffer.allocUnsafeSlow(2 * size + PACKR_SLACK);
-    packr.useBuffer(this.#scratch);
-    return packr.pack(plain);
-  }
-}
-
 function measured(value: unknown): { readonly plain: unknown; readonly size: number } {
   const size = sizeOf(value, "message", 0);
   if (!Number.isNaN(size)) return { plain: value, size };

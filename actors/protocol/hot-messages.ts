@@ -1,4 +1,4 @@
-import { ScratchEncoder } from "../../infra/codec.ts";
+import { encode } from "../../infra/codec.ts";
 import { HeapScratch, type ScratchMemory } from "../../infra/scratch-memory.ts";
 import { decodeActivationBatch, decodeExpertResult } from "./decode.ts";
 import { POSITION_LIMITS } from "./limits.ts";
@@ -43,7 +43,6 @@ export class BatchEncoder {
 export class AnswerEncoder {
   readonly #layouts = new Map<number, MessageLayout<Answer>>();
   readonly #scratch: ScratchMemory;
-  readonly #encoder = new ScratchEncoder();
 
   constructor(scratch: ScratchMemory = new HeapScratch()) {
     this.#scratch = scratch;
@@ -51,7 +50,7 @@ export class AnswerEncoder {
 
   /** Unsealed; valid until the next call. */
   encode(result: ExpertResult): Uint8Array {
-    if (result.kind === "refused") return this.#encoder.encode({ ...result, [CHECK_KEY]: UNSEALED });
+    if (result.kind === "refused") return encode({ ...result, [CHECK_KEY]: UNSEALED });
     const layout = layoutFor(this.#layouts, result.output.shape[0] ?? 0, result, ANSWER);
     return written(layout, result, this.#scratch);
   }

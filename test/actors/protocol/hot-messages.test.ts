@@ -110,6 +110,23 @@ it("another name, type or shape is not taken for the one before", () => {
   }
 });
 
+it("what was learnt from one message serves for the next of its kind", () => {
+  const [encoder, decoder] = [new BatchEncoder(), new BatchDecoder()];
+  const read = (batch: ActivationBatch) => decoder.decode(Uint8Array.from(encoder.encode(batch))).hidden.shape;
+  const first = read(batchOf(3, 1));
+  // A general codec makes each shape anew.
+  expect(read(batchOf(3, 2))).toBe(first);
+  expect(read({ ...batchOf(3, 2), deployment: "e" })).not.toBe(first);
+  const [answers, results] = [new AnswerEncoder(), new ResultDecoder()];
+  const shapeOf = (seed: number) => {
+    const result = results.decode(Uint8Array.from(answers.encode(answerOf(3, seed))));
+    return result.kind === "result" ? result.output.shape : undefined;
+  };
+  expect(shapeOf(4)).toBeDefined();
+  const other = shapeOf(2);
+  expect(shapeOf(4)).toBe(other);
+});
+
 it("messages of other peers, laid out as they like, are read all the same", () => {
   const decoder = new BatchDecoder();
   for (const seed of [1, 2, 3]) {
