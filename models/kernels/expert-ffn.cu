@@ -17,7 +17,6 @@ __device__ void produceWeights(const Args& args, Shared& shared) {
   const int lane = threadIdx.x % 32;
   Turn<kWeightStages> turn, arrived;
   int numInFlight = 0;
-  asm volatile("bar.sync 4, 288;" ::: "memory");  // the tokens' way into their tiles is clear, see consume
   for (int p = 0; p < 2; ++p) {
     const Work work(args.shape, shared.plan, p);
     const Weights& weights = p == 0 ? args.weights.gateUp : args.weights.down;
@@ -151,7 +150,6 @@ __device__ void consume(const Args& args, Shared& shared, Gather& gather) {
     gather.load(args, pair);
     gather.store(args, shared.plan, pair);
   }
-  asm volatile("bar.arrive 4, 288;" ::: "memory");  // weights may flow now
   if (warp >= 4) asm volatile("bar.arrive 2, 256;" ::: "memory");  // the first warpgroup begins, see awaitTurn
   Consumer consumer{args, shared, thread, warp / 4, warp % 4, thread % 32, {}, {}};
   for (int p = 0; p < 2; ++p) {

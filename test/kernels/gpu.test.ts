@@ -51,9 +51,12 @@ describe.skipIf(lack !== "")(`on a GPU${lack}`, () => {
     });
   });
 
-  it.each([7, 256])("a layer of %i tokens, replayed, has the bits of its operators one by one", (numTokens) => {
-    expect(runChainCheck({ ...STEP3_CHAIN, numTokens }, place, 5).mismatch).toBeUndefined();
-  });
+  it.each([7, 16, 33, 64, 128, 256])(
+    "a layer of %i tokens, replayed, has the bits of its operators one by one",
+    (numTokens) => {
+      expect(runChainCheck({ ...STEP3_CHAIN, numTokens }, place, 5).mismatch).toBeUndefined();
+    },
+  );
 
   describe("the addon", () => {
     function increment(cudaGraph: boolean) {

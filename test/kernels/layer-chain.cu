@@ -247,6 +247,6 @@ void check(const Model& model, int numTokens, int numReplays, Random& random) {
 int main(int numArguments, char** arguments) {
   Random random = makeRandom(numArguments, arguments);
   const Model model(random);
-  for (int numTokens : {1, 7, 64, 128, 200, 256}) check(model, numTokens, 30, random);
+  for (int numTokens : {1, 7, 16, 33, 64, 65, 128, 200, 256}) check(model, numTokens, 30, random);
   return exitCode();
 }

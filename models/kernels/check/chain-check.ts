@@ -30,10 +30,12 @@ export function runChainCheck(sizes: ChainSizes, place: Place, numRounds: number
     for (let round = 0; round < numRounds; round++) {
       for (const name of written) tensorOf(tensors, name).fillWith(poison(tensorOf(tensors, name).type, 1));
       binding.run();
-      for (const [name, bytes] of expected) {
+      const different = [...expected].flatMap(([name, bytes]) => {
         const at = firstDifference(read(tensors, name), bytes);
-        if (at >= 0) return { error: Infinity, mismatch: `round ${round}: ${name} differs from byte ${at} on` };
-      }
+        return at < 0 ? [] : [`${name} from byte ${at} on`];
+      });
+      if (different.length > 0)
+        return { error: Infinity, mismatch: `round ${round} differs in ${different.join(", ")}` };
     }
     return { error: 0 };
   } finally {
