@@ -9,7 +9,7 @@ import type { ModelConfig } from "../config.ts";
 import type { AttentionStages, Pass, PassRequest } from "../stages.ts";
 import { HEAD_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
 import { type Mirror, mirror } from "./device-rows.ts";
-import { DeviceTile, type TilePorts } from "./device-tile.ts";
+import { DeviceTile, layoutTile, type RowPlace, type TileLayout } from "./device-tile.ts";
 import { PassBuffers } from "./pass-buffers.ts";
 import { PagedCache, PagePool } from "./page-pool.ts";
 import { Rope } from "./rope.ts";
@@ -49,12 +49,14 @@ export function f32Layout({ headDim }: ModelConfig): DeviceLayout {
 
 interface DevicePass extends Pass {
   readonly routerLogits: Float32Array; // [numTokens, numExperts]
-  readonly tiles: readonly PlacedTile[];
+  readonly tile: DeviceTile;
+  /** Of a pass in more than one tile, which go through the same one: each is laid out anew for each layer. */
+  readonly parts: readonly PassPart[];
 }
 
 /** Rows `first` … `first + count - 1` of a pass. */
-interface PlacedTile {
-  readonly tile: DeviceTile;
+interface PassPart {
+  readonly layout: TileLayout;
   readonly first: number;
   readonly count: number;
 }
@@ -76,7 +78,10 @@ export class DeviceAttentionStages implements AttentionStages {
   readonly #headRows: Mirror;
   readonly #headLogits: Mirror;
   readonly #headRun: Binding;
-  readonly #tilesOf = new WeakMap<PagedCache, DeviceTile[]>();
+  /** A cache has one pass at a time, whose rows may stay in a tile of its own from layer to layer. */
+  readonly #tileOf = new WeakMap<PagedCache, DeviceTile>();
+  /** Every tile has a CUDA graph per layer, so passes in more than one tile share this one, and are moved in and out. */
+  #sharedTile: DeviceTile | undefined;
   readonly #tiles: DeviceTile[] = [];
   readonly #buffers = new WeakMap<PagedCache, PassBuffers>();
   #logits = new Float32Array(0);
@@ -117,7 +122,6 @@ export class DeviceAttentionStages implements AttentionStages {
 
   createCache(maxSlots: number): PagedCache {
     const cache = new PagedCache(this.pages, { maxSlots, maxLength: this.config.contextLength });
-    this.#tilesOf.set(cache, []);
     return cache;
   }
 
@@ -128,25 +132,24 @@ export class DeviceAttentionStages implements AttentionStages {
     const numTokens = numSequences * chunk;
     assert(numTokens > 0 && tokenIds.length === numTokens, `${tokenIds.length} ids for ${numTokens} tokens`);
     const pages = pasts.map((past, i) => kv.pages(firstSlot + i, past + chunk));
-    const counts = tileCounts(request, this.#wipesPages);
-    let end = 0;
-    const tiles = this.#take(kv, counts.length).map((tile, i): PlacedTile => {
-      const first = end;
-      const count = counts[i] ?? 0;
-      end += count;
-      tile.place((row) => {
-        if (row >= count) return undefined;
-        const token = first + row;
-        const sequence = Math.floor(token / chunk);
-        return { pages: pages[sequence] ?? [], length: (pasts[sequence] ?? 0) + (token % chunk) + 1 };
-      });
-      return { tile, first, count };
+    const places = Array.from({ length: numTokens }, (_, token): RowPlace => {
+      const sequence = Math.floor(token / chunk);
+      return { pages: pages[sequence] ?? [], length: (pasts[sequence] ?? 0) + (token % chunk) + 1 };
     });
-    const [only] = tiles;
+    let end = 0;
+    const parts = tileCounts(request, this.#wipesPages).map((count): PassPart => {
+      const first = end;
+      end += count;
+      return { layout: layoutTile(this.config, places.slice(first, end)), first, count };
+    });
+    const [only] = parts;
+    assert(only !== undefined, "a pass has rows");
+    const isOne = parts.length === 1;
+    const tile = isOne ? this.#ownTile(kv) : (this.#sharedTile ??= this.#createTile());
+    if (isOne) tile.place(only.layout);
     const buffers = this.#buffersOf(kv);
-    const isOne = tiles.length === 1 && only !== undefined;
     const arrays = isOne
-      ? only.tile.rows(numTokens)
+      ? tile.rows(numTokens)
       : {
           hidden: buffers.take("hidden", numTokens * hiddenSize),
           residual: buffers.take("residual", numTokens * hiddenSize),
@@ -156,7 +159,8 @@ export class DeviceAttentionStages implements AttentionStages {
     this.#embed(tokenIds, arrays.hidden);
     return {
       numTokens,
-      tiles,
+      tile,
+      parts,
       ...arrays,
       expertIds: new Int32Array(numTokens * topK),
       expertWeights: new Float32Array(numTokens * topK),
@@ -169,11 +173,15 @@ export class DeviceAttentionStages implements AttentionStages {
 
   async attend(pass: Pass, layer: number): Promise<void> {
     const own = pass as DevicePass;
-    const isOne = own.tiles.length === 1;
-    for (const placed of own.tiles) {
-      if (!isOne) this.#move(own, placed, "in", layer);
-      placed.tile.run(layer);
-      if (!isOne) this.#move(own, placed, "out", layer);
+    const { tile, parts } = own;
+    if (parts.length === 1) tile.run(layer);
+    else {
+      for (const part of parts) {
+        tile.place(part.layout);
+        this.#move(own, part, "in", layer);
+        tile.run(layer);
+        this.#move(own, part, "out", layer);
+      }
     }
     if (this.completes(layer)) return;
     const { numExperts, topK } = this.config;
@@ -207,35 +215,30 @@ export class DeviceAttentionStages implements AttentionStages {
     for (const each of [...this.#tiles, ...tensors, ...this.#layers, this.#head]) each.release();
   }
 
-  /** Tiles belong to a cache, as it has one pass at a time. */
-  #take(kv: PagedCache, count: number): readonly DeviceTile[] {
-    const tiles = this.#tilesOf.get(kv);
-    assert(tiles !== undefined, "the cache was made here");
-    const ports: TilePorts = {
-      config: this.config,
-      layers: this.#layers,
-      pools: this.#pools,
-      shared: { cos_sin: this.#cosSin, ...this.#workspaces },
-    };
-    while (tiles.length < count) {
-      const tile = new DeviceTile(ports, this.#tiles.length + 1);
-      tiles.push(tile);
-      this.#tiles.push(tile);
-    }
-    return tiles.slice(0, count);
+  #ownTile(kv: PagedCache): DeviceTile {
+    const tile = this.#tileOf.get(kv) ?? this.#createTile();
+    this.#tileOf.set(kv, tile);
+    return tile;
   }
 
-  /** A cache has one pass at a time, so that is who its buffers belong to. */
+  #createTile(): DeviceTile {
+    const shared = { cos_sin: this.#cosSin, ...this.#workspaces };
+    const ports = { config: this.config, layers: this.#layers, pools: this.#pools, shared };
+    const tile = new DeviceTile(ports, this.#tiles.length + 1);
+    this.#tiles.push(tile);
+    return tile;
+  }
+
   #buffersOf(kv: PagedCache): PassBuffers {
     const buffers = this.#buffers.get(kv) ?? new PassBuffers();
     this.#buffers.set(kv, buffers);
     return buffers;
   }
 
-  /** Between the pass's own arrays and a tile's. */
-  #move(pass: DevicePass, { tile, first, count }: PlacedTile, way: "in" | "out", layer: number): void {
+  /** Between the pass's own arrays and its tile's. */
+  #move(pass: DevicePass, { first, count }: PassPart, way: "in" | "out", layer: number): void {
     const { hiddenSize, numExperts } = this.config;
-    const { hidden, residual, ffnInput, routerLogits } = tile.rows(count);
+    const { hidden, residual, ffnInput, routerLogits } = pass.tile.rows(count);
     const at = first * hiddenSize;
     if (way === "in") hidden.set(pass.hidden.subarray(at, at + hidden.length));
     else if (this.completes(layer)) pass.hidden.set(hidden, at);

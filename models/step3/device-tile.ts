@@ -21,12 +21,32 @@ export interface RowPlace {
   readonly length: number;
 }
 
+/** Where each of a tile's rows belongs. Padding has the length 0. */
+export interface TileLayout {
+  readonly table: Int32Array; // [DEVICE_ROWS, maxPages]
+  readonly lengths: Int32Array; // [DEVICE_ROWS]
+}
+
+export function layoutTile({ contextLength }: ModelConfig, rows: readonly RowPlace[]): TileLayout {
+  const maxPages = maxPagesOf(contextLength);
+  const table = new Int32Array(DEVICE_ROWS * maxPages);
+  const lengths = new Int32Array(DEVICE_ROWS);
+  for (const [row, { pages, length }] of rows.entries()) {
+    table.set(pages, row * maxPages);
+    lengths[row] = length;
+  }
+  return { table, lengths };
+}
+
+function maxPagesOf(contextLength: number): number {
+  return Math.ceil(contextLength / PAGE_TOKENS);
+}
+
 /** DEVICE_ROWS rows on their way through the layers: their memory on both sides, and each layer's run over it. */
 export class DeviceTile {
   readonly #ports: TilePorts;
   /** CUDA graphs are told apart by it. */
   readonly #id: number;
-  readonly #maxPages: number;
   readonly #hidden: Mirror; // [DEVICE_ROWS, hiddenSize]
   readonly #residual: Mirror; // [DEVICE_ROWS, hiddenSize]
   readonly #ffnInput: Mirror; // [DEVICE_ROWS, hiddenSize]
@@ -41,25 +61,16 @@ export class DeviceTile {
     const { hiddenSize, numExperts, contextLength } = ports.config;
     const [session] = ports.layers;
     assert(session !== undefined, "a model has layers");
-    this.#maxPages = Math.ceil(contextLength / PAGE_TOKENS);
     this.#hidden = mirror(session, [DEVICE_ROWS, hiddenSize]);
     this.#residual = mirror(session, [DEVICE_ROWS, hiddenSize]);
     this.#ffnInput = mirror(session, [DEVICE_ROWS, hiddenSize]);
     this.#routerLogits = mirror(session, [DEVICE_ROWS, numExperts]);
-    this.#pageTable = session.allocate("i32", [DEVICE_ROWS, this.#maxPages]);
+    this.#pageTable = session.allocate("i32", [DEVICE_ROWS, maxPagesOf(contextLength)]);
     this.#lengths = session.allocate("i32", [DEVICE_ROWS]);
   }
 
-  /** Says of each row where it belongs; undefined is padding. */
-  place(of: (row: number) => RowPlace | undefined): void {
-    const table = new Int32Array(DEVICE_ROWS * this.#maxPages);
-    const lengths = new Int32Array(DEVICE_ROWS);
-    for (let row = 0; row < DEVICE_ROWS; row++) {
-      const place = of(row);
-      if (place === undefined) continue;
-      table.set(place.pages, row * this.#maxPages);
-      lengths[row] = place.length;
-    }
+  /** What runs from now on read keys by. */
+  place({ table, lengths }: TileLayout): void {
     this.#pageTable.upload(table);
     this.#lengths.upload(lengths);
   }
