@@ -144,12 +144,15 @@ class Binding::Running {
   std::atomic<bool>& running;
 };
 
-void Binding::enqueue(const OrtRunOptions* run_options) {
-  const Stream& stream = session->stream();
-  for (const auto& [from, to] : before) stream.copy(to->data(), from->data(), to->bytes());
+void Binding::enqueue() {
+  compute(options.get());
+  for (const auto& [from, to] : after) session->stream().copy(to->data(), from->data(), to->bytes());
+}
+
+void Binding::compute(const OrtRunOptions* run_options) {
+  for (const auto& [from, to] : before) session->stream().copy(to->data(), from->data(), to->bytes());
   for (const auto& [name, tensor] : host_inputs) check(ort().BindInput(binding.get(), name.c_str(), tensor->get()), "run");
   check(ort().RunWithBinding(session->get(), run_options, binding.get()), "run");
-  for (const auto& [from, to] : after) stream.copy(to->data(), from->data(), to->bytes());
 }
 
 template <typename Work>
@@ -162,8 +165,9 @@ void Binding::among_others(Work&& work) {
     return;
   }
   const auto lock = device_calls().alone();
-  // Allocates what the runs that follow, and so the capture, allocate no more.
-  enqueue(plain_options.get());
+  // Allocates what the runs that follow, and so the capture, allocate no more. Its results go nowhere: they might be copied to where
+  // the next run's inputs come from.
+  compute(plain_options.get());
   work();
   captured_by.push_back(self);
 }

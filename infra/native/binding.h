@@ -66,8 +66,9 @@ class Binding {
   static Copy copy_between(std::shared_ptr<Tensor> from, std::shared_ptr<Tensor> to);
 
   /** On a device this returns before it is done. */
-  void enqueue() { enqueue(options.get()); }
-  void enqueue(const OrtRunOptions* run_options);
+  void enqueue();
+  /** All but what is copied afterwards. */
+  void compute(const OrtRunOptions* run_options);
   /** Calls `work`, which enqueues and waits, beside others or alone if it may capture. */
   template <typename Work>
   void among_others(Work&& work);

@@ -85,6 +85,17 @@ describe.skipIf(lack !== "")(`on a GPU${lack}`, () => {
       }
     });
 
+    it("may copy a result back to where the input comes from, also in the run that captures", () => {
+      const { session, x, y } = increment(true);
+      const host = session.allocate("f32", [1024], "host");
+      const binding = session.bind({ x }, { y }, { before: [[host, x]], after: [[y, host]] });
+      (host.data as Float32Array).fill(10);
+      for (const expected of [11, 12, 13]) {
+        binding.run();
+        expect(new Set(host.data as Float32Array)).toEqual(new Set([expected]));
+      }
+    });
+
     it("keeps a CUDA graph for each id", () => {
       const { session, x, y } = increment(true);
       const [other, result] = [session.allocate("f32", [1024]), session.allocate("f32", [1024])];
