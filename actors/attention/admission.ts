@@ -15,6 +15,7 @@ import type { OwnedRequests } from "./owned-requests.ts";
 import { promptIds } from "./prompt.ts";
 import type { EngineRequest } from "./sequence.ts";
 import { TokenLogWriter } from "./token-log.ts";
+import { tooLate } from "./too-late.ts";
 
 /** The engine as the control side sees it: in this thread (tests) or in a worker. */
 interface EnginePort {
@@ -41,7 +42,6 @@ export interface AdmissionOptions {
 
 /** How long the queue keeps a request that could not be taken just now. */
 export const COME_BACK_MS = 250;
-const RETRY_AFTER_MS = 1_000;
 const MAX_LOST_OWNERS = 3;
 /**
  * After so many it is suspected, and gets one more try, as the only suspect of its owner. Others that run with it are not blamed
@@ -266,12 +266,4 @@ function numLostOwners({ delivery }: Job, { lastSeq, numIdleClaims }: Logged): n
   if (delivery === 1) return 0;
   // The first owner claims nothing.
   return lastSeq > 0 ? numIdleClaims + 1 : Math.floor(delivery / DELIVERIES_PER_LOST_OWNER);
-}
-
-/** For a request with a deadline that cannot be met; by as much as it would be late, the sender should wait. */
-export function tooLate(neededMs: number, leftMs: number): RallyError {
-  return new RallyError("overloaded", "there is too much to do for it to be done by its deadline", {
-    neededMs: Math.ceil(neededMs),
-    retryAfterMs: Math.max(RETRY_AFTER_MS, Math.ceil(neededMs - leftMs)),
-  });
 }

@@ -3,14 +3,16 @@ import type { Timer } from "../../infra/clock.ts";
 import type { Job, WorkQueue } from "../../infra/durable.ts";
 import { RallyError } from "../../infra/errors.ts";
 import { isName } from "../protocol/subjects.ts";
-import { Admission, type AdmissionOptions, COME_BACK_MS, tooLate } from "./admission.ts";
+import { Admission, type AdmissionOptions, COME_BACK_MS } from "./admission.ts";
 import { Cancels } from "./cancels.ts";
 import { endUnbegun, endUnserved, type UnservedEnding } from "./ending.ts";
+import { Offers } from "./offers.ts";
 import { deadlineExceeded } from "./owned-request.ts";
 import { OwnedRequests } from "./owned-requests.ts";
 import { Pace } from "./pace.ts";
 import { QueueWatch, type WaitingRequest } from "./queue-watch.ts";
 import type { EngineToken } from "./sequence.ts";
+import { tooLate } from "./too-late.ts";
 
 export interface AttentionActorOptions extends Omit<AdmissionOptions, "msFor"> {
   readonly bus: Bus;
@@ -39,6 +41,7 @@ export class AttentionActor {
   readonly #admission: Admission;
   readonly #pace: Pace;
   readonly #queueWatch: QueueWatch;
+  readonly #offers: Offers;
   readonly #subscriptions: readonly Subscription[];
   #keepAlive: Timer | undefined;
   #pulling: Promise<void> | undefined;
@@ -65,6 +68,11 @@ export class AttentionActor {
       etaMs: (...load) => this.#etaMs(...load),
       hopeless: (request, etaMs) => this.#refuseWaiting(request, etaMs),
     });
+    this.#offers = new Offers({
+      ...options,
+      etaMs: (maxTokens) => this.#etaOfNewMs(maxTokens),
+      promised: (maxTokens) => this.#queueWatch.promise(maxTokens),
+    });
     const { bus, subjects } = options;
     this.#subscriptions = [
       bus.subscribe(subjects.cancel("*"), ({ subject }) => this.#cancel(subject.slice(subjects.cancel("").length))),
@@ -78,7 +86,7 @@ export class AttentionActor {
     return {
       owned: this.#owned.size,
       machineMs: this.#owned.machineMs,
-      badMessages: this.#badCancels + this.#admission.numRefused,
+      badMessages: this.#badCancels + this.#offers.numBad + this.#admission.numRefused,
     };
   }
 
@@ -90,6 +98,7 @@ export class AttentionActor {
   /** Takes nothing new and waits for the requests in hand; after `limitMs` gives the rest back to the queue. */
   async drain(limitMs: number): Promise<void> {
     this.#draining = true;
+    this.#offers.close();
     this.#stopPulling.abort();
     this.#owned.wake();
     const limit = this.#options.clock.after(limitMs, () => {
@@ -126,6 +135,15 @@ export class AttentionActor {
     const { size } = this.#owned;
     const numActors = Math.max(1, numInHand / Math.max(1, size));
     return CAUTION * (this.#pace.msFor(tokensAhead, 1) / numActors + this.#pace.msFor(numTokens, size));
+  }
+
+  /** The same for one that would come now. Others' promises are as many as this one's. */
+  #etaOfNewMs(numTokens: number): number {
+    const load = this.#queueWatch.load;
+    if (load === undefined) return 0;
+    const { tokensAhead, tokensPromised, numInHand } = load;
+    const numActors = Math.max(1, numInHand / Math.max(1, this.#owned.size));
+    return this.#etaMs(tokensAhead + numActors * tokensPromised, numTokens, numInHand);
   }
 
   async #refuseWaiting({ requestId, deadline }: WaitingRequest, etaMs: number): Promise<boolean> {

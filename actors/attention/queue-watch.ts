@@ -6,6 +6,8 @@ import type { GenerateRequest } from "../protocol/messages.ts";
 const LOOK_EVERY_MS = 100;
 /** Its owner, if it has one, ends a request by itself within this time. */
 const GRACE_MS = 250;
+/** What was seen last holds for so long. */
+const LOAD_HOLDS_MS = 1_000;
 /** Twice what the queue holds: those seen longest ago are off it by then. */
 const MAX_SEEN = 2_000;
 
@@ -23,6 +25,16 @@ export interface QueueWatchOptions {
   readonly hopeless: (request: WaitingRequest, etaMs: number) => Promise<boolean>;
 }
 
+/** What one that comes now has to wait for. */
+export interface QueueLoad {
+  /** Of those that wait in the queue. */
+  readonly tokensAhead: number;
+  /** Of those that this actor has told to come since. */
+  readonly tokensPromised: number;
+  /** Requests, of all actors. */
+  readonly numInHand: number;
+}
+
 /**
  * Looks at the requests that wait in the queue while this actor has no place for them: one whose time is up, or will be before
  * its turn has come, is told so at once. Does nothing as long as there is a place.
@@ -32,6 +44,8 @@ export class QueueWatch {
   /** By their place in the queue, ascending. */
   readonly #seen = new Map<number, WaitingRequest>();
   #lastSeq = 0;
+  #seenLoad: (Omit<QueueLoad, "tokensPromised"> & { readonly at: number }) | undefined;
+  #tokensPromised = 0;
   #timer: Timer | undefined;
   #looking = false;
   #closed = false;
@@ -54,6 +68,18 @@ export class QueueWatch {
     });
   }
 
+  /** Undefined if it has not looked lately, as there were places. */
+  get load(): QueueLoad | undefined {
+    const seen = this.#seenLoad;
+    if (seen === undefined || this.#options.clock.elapsed() - seen.at > LOAD_HOLDS_MS) return undefined;
+    return { tokensAhead: seen.tokensAhead, tokensPromised: this.#tokensPromised, numInHand: seen.numInHand };
+  }
+
+  /** A request of so many tokens will come, which the next look sees. */
+  promise(maxTokens: number): void {
+    this.#tokensPromised += maxTokens;
+  }
+
   close(): void {
     this.#closed = true;
     this.#timer?.cancel();
@@ -61,6 +87,7 @@ export class QueueWatch {
 
   async #look(): Promise<void> {
     const { queue, clock, passed } = this.#options;
+    this.#tokensPromised = 0;
     let progress: { readonly lastDelivered: number; readonly numInHand: number } | undefined;
     try {
       await this.#readOn();
@@ -98,6 +125,7 @@ export class QueueWatch {
           .catch(() => undefined),
       );
     }
+    this.#seenLoad = { tokensAhead, numInHand, at: clock.elapsed() };
     await Promise.all(weeded);
   }
 

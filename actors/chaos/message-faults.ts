@@ -64,6 +64,7 @@ export class MessageFaults {
         subjects.ffn(shard),
         subjects.act("nobody", shard),
         subjects.cancel("?"),
+        subjects.offer,
         subjects.cancel(`nobody-${number}`),
       ]);
       bus.publish(subject, payload);

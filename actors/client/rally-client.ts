@@ -8,7 +8,8 @@ import { connectNats } from "../../infra/nats-connect.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import type { SamplingParams } from "../../models/sampling/params.ts";
 import { FOLLOW_EVERY_MS } from "../protocol/limits.ts";
-import type { GenerateRequest } from "../protocol/messages.ts";
+import { decodeOfferAnswer } from "../protocol/decode.ts";
+import type { GenerateRequest, Offer } from "../protocol/messages.ts";
 import { openRequestQueue, openTokenLog } from "../protocol/streams.ts";
 import { checkName, type Subjects, subjectsOf } from "../protocol/subjects.ts";
 import { type GenerateOptions, generateRequest } from "./generate-request.ts";
@@ -33,6 +34,8 @@ const UNKNOWN_AFTER_MS = 2_000;
 /** A server that is away for longer is not expected back. */
 const OUTAGE_LIMIT_MS = 30_000;
 const RETRY_MS = 250;
+/** An actor that is alive answers at once; one that is not holds nothing up for long. */
+const OFFER_TIMEOUT_MS = 250;
 /** Troubles of the way to the server. */
 const PASSING: ReadonlySet<ErrorCode> = new Set(["timeout", "corrupted"]);
 
@@ -84,7 +87,7 @@ export class RallyClient {
       now: this.#clock.now(),
       newId: this.#newId,
     });
-    const generation = this.#follow(request.requestId, 0);
+    const generation = this.#generation(request.requestId, 0);
     if (request.idleLimitMs !== undefined) this.#sayFollowed(generation);
     const end = this.#clock.after(request.deadline - this.#clock.now() + DEADLINE_GRACE_MS, () =>
       generation.fail(
@@ -95,7 +98,7 @@ export class RallyClient {
       ),
     );
     void generation.result.catch(() => undefined).finally(() => end.cancel());
-    this.#put(request).catch((thrown: unknown) => generation.fail(RallyError.from(thrown)));
+    this.#send(request, generation).catch((thrown: unknown) => generation.fail(RallyError.from(thrown)));
     return generation;
   }
 
@@ -112,7 +115,8 @@ export class RallyClient {
         found: fromIndex,
       });
     }
-    const generation = this.#follow(requestId, fromIndex, UNKNOWN_AFTER_MS);
+    const generation = this.#generation(requestId, fromIndex);
+    this.#follow(generation, UNKNOWN_AFTER_MS);
     this.#sayFollowed(generation);
     return generation;
   }
@@ -134,8 +138,7 @@ export class RallyClient {
     await this.#closeConnection?.();
   }
 
-  /** Following starts beside the sending: the log is read from its beginning, so nothing is missed. */
-  #follow(requestId: string, fromIndex: number, unknownAfterMs?: number): FollowedGeneration {
+  #generation(requestId: string, fromIndex: number): FollowedGeneration {
     const subject = this.#subjects.cancel(requestId);
     const generation = new FollowedGeneration({
       requestId,
@@ -143,13 +146,38 @@ export class RallyClient {
       clock: this.#clock,
       sendCancel: () => void (this.#closed || this.#bus.publish(subject, new Uint8Array())),
     });
+    this.#live.add(generation);
+    const release = () => void this.#live.delete(generation);
+    generation.result.then(release, release);
+    return generation;
+  }
+
+  /** Following starts beside the sending: the log is read from its beginning, so nothing is missed. */
+  async #send(request: GenerateRequest, generation: FollowedGeneration): Promise<void> {
+    const refusal = await this.#offer(request);
+    if (refusal !== undefined) return generation.fail(refusal);
+    if (!this.#live.has(generation)) return;
+    this.#follow(generation);
+    await this.#put(request);
+  }
+
+  /** Asks before it costs anybody more. Nobody's answer, or none that can be read, is no refusal. */
+  async #offer({ maxTokens, deadline }: GenerateRequest): Promise<RallyError | undefined> {
+    const offer: Offer = { kind: "offer", maxTokens, deadline };
+    try {
+      const { payload } = await this.#bus.request(this.#subjects.offer, encode(offer), OFFER_TIMEOUT_MS);
+      const { error } = decodeOfferAnswer(payload);
+      return error?.code === "overloaded" ? RallyError.fromWire(error) : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  #follow(generation: FollowedGeneration, unknownAfterMs?: number): void {
+    const { requestId } = generation;
     let unknown: Timer | undefined;
     let isKnown = false;
-    this.#live.add(generation);
-    const release = () => {
-      unknown?.cancel();
-      this.#live.delete(generation);
-    };
+    const release = () => unknown?.cancel();
     generation.result.then(release, release);
     const follow = async () => {
       this.#log ??= openTokenLog(this.#durable, this.#subjects);
@@ -175,7 +203,6 @@ export class RallyClient {
       },
       (thrown: unknown) => generation.fail(RallyError.from(thrown)),
     );
-    return generation;
   }
 
   /** For a request with an idle limit: while it is followed here, its owner goes on. */

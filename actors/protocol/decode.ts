@@ -12,6 +12,8 @@ import type {
   FinishReason,
   GenerateRequest,
   LogEvent,
+  Offer,
+  OfferAnswer,
   Placement,
 } from "./messages.ts";
 
@@ -35,6 +37,22 @@ const MAX_EXPERTS = 65_536;
 /** RallyError `bad-request` for a readable map with a wrong field, `bad-message` for bytes that are none. */
 export function decodeGenerateRequest(bytes: Uint8Array): GenerateRequest {
   return checkGenerateRequest(decode(bytes));
+}
+
+export function decodeOffer(bytes: Uint8Array): Offer {
+  const fields = new FieldReader(decode(bytes), "offer");
+  if (fields.raw("kind") !== "offer") throw fields.refuse("kind", fields.raw("kind"), '"offer"');
+  return {
+    kind: "offer",
+    maxTokens: fields.integer("maxTokens", 1, REQUEST_LIMITS.maxTokens),
+    deadline: fields.integer("deadline", 1, MAX_ID),
+  };
+}
+
+export function decodeOfferAnswer(bytes: Uint8Array): OfferAnswer {
+  const fields = new FieldReader(decode(bytes), "answer to an offer");
+  if (fields.raw("kind") !== "offered") throw fields.refuse("kind", fields.raw("kind"), '"offered"');
+  return { kind: "offered", ...(fields.has("error") && { error: wireErrorOf(fields) }) };
 }
 
 /** The request id of a message that is otherwise wrong, so that its sender can be told; also where text is not UTF-8. */

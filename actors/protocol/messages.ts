@@ -26,6 +26,20 @@ export interface GenerateRequest {
   readonly idleLimitMs?: number;
 }
 
+/** To `.offer`, core NATS: a request of so many tokens would come now. */
+export interface Offer {
+  readonly kind: "offer";
+  readonly maxTokens: number;
+  /** As the request's. */
+  readonly deadline: number;
+}
+
+/** On the reply subject of an offer. With an error the request would not be done in time; it may be sent all the same. */
+export interface OfferAnswer {
+  readonly kind: "offered";
+  readonly error?: WireError;
+}
+
 export interface TokenLogprob {
   readonly logprob: number;
   /** Likeliest first: [token id, logprob]. */
@@ -150,4 +164,12 @@ export interface Placement {
   readonly shards: readonly (readonly number[])[];
 }
 
-export type Message = GenerateRequest | LogEvent | ActivationBatch | ExpertResult | ExpertNotice | Placement;
+export type Message =
+  | GenerateRequest
+  | Offer
+  | OfferAnswer
+  | LogEvent
+  | ActivationBatch
+  | ExpertResult
+  | ExpertNotice
+  | Placement;

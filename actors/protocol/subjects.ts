@@ -24,6 +24,8 @@ export function checkName(field: string, value: string): string {
  */
 export interface Subjects {
   readonly request: string;
+  /** Where clients may ask whether a request would be done in time. */
+  readonly offer: string;
   tokens(requestId: string): string;
   cancel(requestId: string): string;
   /** Whoever follows a request says so here. */
@@ -52,6 +54,7 @@ export function subjectsOf(deployment: string, epoch = 0): Subjects {
   const prefix = `rally.${deployment}`;
   return {
     request: `${prefix}.request`,
+    offer: `${prefix}.offer`,
     tokens: (requestId) => `${prefix}.tokens.${requestId}`,
     cancel: (requestId) => `${prefix}.cancel.${requestId}`,
     follow: (requestId) => `${prefix}.follow.${requestId}`,

@@ -18,6 +18,7 @@ const MOST_JOBS = 300;
 const MS_PER_TURN = 50;
 
 const REQUEST = encode({ ...MESSAGES.request, maxTokens: 2, deadline: 2 ** 50 });
+const OFFER = encode(MESSAGES.offer);
 const { hiddenSize, topK } = fakeConfig;
 const position = { passId: 7, microBatch: 0, layer: 1, part: 0, attempt: 0 } as const;
 const BATCH = {
@@ -62,6 +63,7 @@ export class Attack {
     this.#weapons = [
       (number) => this.#request(number),
       () => this.#tokens(),
+      () => publish(subjects.offer, mutateMessage(OFFER, random)),
       () => publish(subjects.cancel(this.#name()), random.bytes(random.below(20))),
       () => publish(subjects.ffn(random.below(2), random.pick(["", "e0", "e1"]) || undefined), this.#batch()),
       () => publish(this.#answerSubject(), this.#answer()),

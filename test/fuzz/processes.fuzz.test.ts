@@ -109,7 +109,10 @@ describe(`${NUM_MESSAGES} mutated and random messages through nats-server, seed 
       case 4:
         return publish(subjects.act(attentionId, random.below(3)), random.below(2) === 0 ? doorbell(random) : any());
       case 5:
-        return publish(random.pick([subjects.experts, subjects.probe(), subjects.follow("victim")]), any());
+        return publish(
+          random.pick([subjects.experts, subjects.probe(), subjects.follow("victim"), subjects.offer]),
+          any(),
+        );
       case 6:
         return publish(`$SRV.${random.pick(["PING", "INFO", "STATS"])}`, any());
       default:

@@ -20,6 +20,8 @@ export const MESSAGES = {
     deadline: 1_790_000_000_123,
     idleLimitMs: 3000,
   },
+  offer: { kind: "offer", maxTokens: 10, deadline: 1_790_000_000_123 },
+  offered: { kind: "offered", error },
   tokens: {
     kind: "tokens",
     ...event,

@@ -1,6 +1,7 @@
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { readLogged } from "../../../actors/attention/logged.ts";
-import type { EndEvent, GenerateRequest } from "../../../actors/protocol/messages.ts";
+import { decodeOfferAnswer } from "../../../actors/protocol/decode.ts";
+import type { EndEvent, GenerateRequest, OfferAnswer } from "../../../actors/protocol/messages.ts";
 import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { encode } from "../../../infra/codec.ts";
 import { RallyError } from "../../../infra/errors.ts";
@@ -392,6 +393,52 @@ describe("AttentionActor: overload", () => {
     await bench.put(request("later", { maxTokens: 10, deadline: bench.clock.now() + 100 }));
     await ended(bench, ["later"]);
     expect((await bench.story("later")).ends[0]?.kind).toBe("completed");
+  });
+});
+
+describe("AttentionActor: offers", () => {
+  const answer = async (maxTokens: number, leftMs: number): Promise<OfferAnswer> => {
+    const offer = { kind: "offer", maxTokens, deadline: bench.clock.now() + leftMs };
+    const { payload } = await bench.client.request(subjectsOf("d").offer, encode(offer), 100);
+    return decodeOfferAnswer(payload);
+  };
+
+  it("are refused for what could not be done in time behind what waits, without a trace in queue or log", async () => {
+    const a = bench.actor("a", { maxSequences: 2, budget: 0 });
+    expect(await answer(100, 1)).toEqual({ kind: "offered" });
+    const far = START + 600_000;
+    for (let i = 0; i < 3; i++) await bench.put(request(`busy${i}`, { maxTokens: 100, deadline: far }));
+    // Two tokens in 500 ms.
+    for (let i = 0; i < 8; i++) {
+      a.go(2);
+      await bench.advance(500);
+    }
+    const depth = await bench.queue.depth();
+    expect(await answer(10, 10_000)).toMatchObject({
+      error: { code: "overloaded", fields: { retryAfterMs: expect.any(Number), neededMs: expect.any(Number) } },
+    });
+    expect(await answer(10, 600_000)).toEqual({ kind: "offered" });
+    expect(await bench.queue.depth()).toBe(depth);
+    // What was told to come counts, before it has come.
+    const patient = (await answer(10, 1)).error?.fields["neededMs"] as number;
+    expect(await answer(1_000, 1e7)).toEqual({ kind: "offered" });
+    const later = (await answer(10, 1)).error?.fields["neededMs"] as number;
+    expect(later - patient).toBeGreaterThan(50_000);
+    a.go();
+    await ended(bench, ["busy0", "busy1", "busy2"], 2000);
+    await bench.advance(2_000);
+    expect(await answer(100, 1)).toEqual({ kind: "offered" });
+  });
+
+  it("that are none are counted and told so; who leaves answers no more", async () => {
+    const a = bench.actor("a");
+    const { payload } = await bench.client.request(subjectsOf("d").offer, Uint8Array.of(0xc1), 100);
+    expect(decodeOfferAnswer(payload)).toMatchObject({ error: { code: "bad-message" } });
+    bench.client.publish(subjectsOf("d").offer, encode({ kind: "offer" }));
+    await quiet();
+    expect(a.actor.counts.badMessages).toBe(2);
+    void a.actor.drain(0);
+    await expect(answer(1, 1)).rejects.toMatchObject({ code: "no-responders" });
   });
 });
 

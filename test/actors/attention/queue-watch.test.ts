@@ -94,6 +94,25 @@ describe("QueueWatch", () => {
     expect([hopeless, passed]).toEqual([[], ["r"]]);
   });
 
+  it("knows what one that comes now has to wait for: what waits, and what was told to come since", async () => {
+    expect(watch.load).toBeUndefined();
+    await put("a", 100, 60_000);
+    expect(await queue.pull(1, 0)).toHaveLength(1);
+    await put("b", 70, 60_000);
+    await put("hopeless", 100, 500);
+    await look();
+    expect(watch.load).toEqual({ tokensAhead: 70, tokensPromised: 0, numInHand: 1 });
+    watch.promise(30);
+    watch.promise(5);
+    expect(watch.load).toMatchObject({ tokensAhead: 70, tokensPromised: 35 });
+    await put("c", 30, 60_000);
+    await look();
+    expect(watch.load).toEqual({ tokensAhead: 100, tokensPromised: 0, numInHand: 1 });
+    isFull = false;
+    for (let i = 0; i < 11; i++) await look();
+    expect(watch.load).toBeUndefined();
+  });
+
   it("does nothing while there is a place, nor once it is closed", async () => {
     isFull = false;
     await put("r", 100, 500);

@@ -1,9 +1,11 @@
 import { beforeEach, describe, expect, test } from "vitest";
 import { type GenerateOptions, type Generation, RallyClient } from "../../../actors/client/rally-client.ts";
-import { decodeGenerateRequest } from "../../../actors/protocol/decode.ts";
+import { decodeGenerateRequest, decodeOffer } from "../../../actors/protocol/decode.ts";
+import type { Offer } from "../../../actors/protocol/messages.ts";
 import { openRequestQueue } from "../../../actors/protocol/streams.ts";
 import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
+import { encode } from "../../../infra/codec.ts";
 import type { Durable, QueueOptions, WorkQueue } from "../../../infra/durable.ts";
 import { RallyError } from "../../../infra/errors.ts";
 import { MemoryBus } from "../../../infra/memory-bus.ts";
@@ -47,6 +49,59 @@ function codeOf(promise: Promise<unknown>): Promise<unknown> {
     (error: unknown) => (error instanceof RallyError ? error.code : error),
   );
 }
+
+describe("an offer", () => {
+  const answer = (payload: Uint8Array) =>
+    bus.connect().subscribe(subjects.offer, ({ reply = "" }) => bus.publish(reply, payload));
+  const queued = async () => (await openRequestQueue(durable, subjects)).depth();
+
+  test("that is refused is the request's end: nothing is sent", async () => {
+    const asked: Offer[] = [];
+    bus.connect().subscribe(subjects.offer, ({ payload }) => void asked.push(decodeOffer(payload)));
+    const error = { code: "overloaded", message: "full", fields: { retryAfterMs: 7 } };
+    answer(encode({ kind: "offered", error }));
+    const generation = client.generate({ ...request, deadlineMs: 5_000 });
+    await expect(generation.result).rejects.toMatchObject({ code: "overloaded", fields: { retryAfterMs: 7 } });
+    expect(asked).toEqual([{ kind: "offer", maxTokens: 8, deadline: clock.now() + 5_000 }]);
+    expect(await queued()).toBe(0);
+  });
+
+  test.each([
+    ["welcome", encode({ kind: "offered" })],
+    ["refused for another reason than load", encode({ kind: "offered", error: { code: "internal", message: "?" } })],
+    ["answered by something else", Uint8Array.of(0xc1, 1)],
+  ])("that is %s is followed by the request", async (_, payload) => {
+    answer(Uint8Array.from(payload));
+    const generation = client.generate(request);
+    await settled();
+    expect(await queued()).toBe(1);
+    await owner.tokens(0, [7]);
+    await owner.completed(1);
+    expect(await idsOf(generation)).toEqual([7]);
+  });
+
+  test("without an answer holds up the request for a quarter of a second", async () => {
+    bus.connect().subscribe(subjects.offer, () => undefined);
+    const generation = client.generate(request);
+    await settled();
+    expect(await queued()).toBe(0);
+    clock.advance(250);
+    await settled();
+    expect(await queued()).toBe(1);
+    await owner.completed(0);
+    expect(await idsOf(generation)).toEqual([]);
+  });
+
+  test("of a client that was closed meanwhile sends nothing", async () => {
+    bus.connect().subscribe(subjects.offer, () => undefined);
+    const { result } = client.generate(request);
+    const code = codeOf(result);
+    await client.close();
+    clock.advance(250);
+    await settled();
+    expect([await code, await queued()]).toEqual(["closed", 0]);
+  });
+});
 
 describe("following", () => {
   const followed: string[] = [];

@@ -5,6 +5,8 @@ import {
   decodeExpertResult,
   decodeGenerateRequest,
   decodeLogEvent,
+  decodeOffer,
+  decodeOfferAnswer,
   decodePlacement,
   requestIdOf,
 } from "../../../actors/protocol/decode.ts";
@@ -14,11 +16,26 @@ import { FUZZ_SEED, FUZZ_TIMEOUT_MS, NUM_FUZZ_MESSAGES } from "../../support/fuz
 import { MESSAGES } from "../../support/messages.ts";
 import { FuzzRandom, mutateMessage } from "../../support/mutations.ts";
 
-const { request, tokens, completed, failed, cancelled, activations, result, refused, expert, placement } = MESSAGES;
+const {
+  request,
+  offer,
+  offered,
+  tokens,
+  completed,
+  failed,
+  cancelled,
+  activations,
+  result,
+  refused,
+  expert,
+  placement,
+} = MESSAGES;
 
 /** Each decoder with the messages that it accepts. */
 const DECODERS = [
   ["decodeGenerateRequest", decodeGenerateRequest, [request]],
+  ["decodeOffer", decodeOffer, [offer]],
+  ["decodeOfferAnswer", decodeOfferAnswer, [offered]],
   ["decodeLogEvent", decodeLogEvent, [tokens, completed, failed, cancelled]],
   ["decodeActivationBatch", decodeActivationBatch, [activations]],
   ["decodeExpertResult", decodeExpertResult, [result, refused]],

@@ -4,6 +4,8 @@ import {
   decodeExpertResult,
   decodeGenerateRequest,
   decodeLogEvent,
+  decodeOffer,
+  decodeOfferAnswer,
   decodePlacement,
   isEnd,
   requestIdOf,
@@ -32,12 +34,16 @@ const changed =
   (change: Change): RallyError =>
     refusal(() => decoder(encode({ ...good, ...change })));
 
-const { request, tokens, completed, failed, cancelled, activations, result, refused, placement } = MESSAGES;
+const { request, offer, offered, tokens, completed, failed, cancelled, activations, result, refused, placement } =
+  MESSAGES;
 const tensor = activations.hidden;
 
 describe("every message comes out as it went in", () => {
   it.each([
     ["request", decodeGenerateRequest, request],
+    ["offer", decodeOffer, offer],
+    ["an offer's refusal", decodeOfferAnswer, offered],
+    ["an offer's welcome", decodeOfferAnswer, { kind: "offered" }],
     ["tokens", decodeLogEvent, tokens],
     ["completed", decodeLogEvent, completed],
     ["failed", decodeLogEvent, failed],
@@ -55,6 +61,14 @@ describe("every message comes out as it went in", () => {
     expect([tokens, completed, failed, cancelled].map(isEnd)).toEqual([false, true, true, true]);
   });
 });
+
+it.each([{ maxTokens: 0 }, { maxTokens: 1_000_001 }, { deadline: -1 }, { kind: "generate" }])(
+  "an offer is refused with %j",
+  (change) => {
+    const [field] = Object.keys(change);
+    expect(changed(decodeOffer, offer)(change)).toMatchObject({ code: "bad-message", fields: { field } });
+  },
+);
 
 describe("a request", () => {
   const wrong = changed(decodeGenerateRequest, request);

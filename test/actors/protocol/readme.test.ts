@@ -37,6 +37,7 @@ describe("the protocol's README says what the code does", () => {
     const subjects = subjectsOf("d", 9);
     const named = [
       subjects.request,
+      subjects.offer,
       subjects.tokens("ID"),
       subjects.cancel("ID"),
       subjects.follow("ID"),

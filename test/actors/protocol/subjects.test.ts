@@ -19,6 +19,7 @@ it("every subject of a deployment begins with its name, and streams are named af
   const subjects = subjectsOf("prod", 7);
   expect([
     subjects.request,
+    subjects.offer,
     subjects.tokens("r1"),
     subjects.cancel("r1"),
     subjects.follow("r1"),
@@ -33,6 +34,7 @@ it("every subject of a deployment begins with its name, and streams are named af
     subjects.probed("attention-0", "expert-1"),
   ]).toEqual([
     "rally.prod.request",
+    "rally.prod.offer",
     "rally.prod.tokens.r1",
     "rally.prod.cancel.r1",
     "rally.prod.follow.r1",
