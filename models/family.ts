@@ -5,6 +5,8 @@ import type { AttentionStages, FfnShard, ShardSpec } from "./stages.ts";
 export interface OpenOptions {
   /** Threads that one graph may use. */
   readonly numThreads: number;
+  /** The same for what nobody else has work beside: dense layers and the head. As many unless given. */
+  readonly numThreadsAlone?: number;
   /** What computes; the CPU unless given. */
   readonly provider?: Provider;
   /** Folder for the graphs made from the weights; the user's cache folder unless given. */

@@ -12,6 +12,8 @@ export interface EngineWorkerData {
   readonly ffn: "remote" | "local";
   /** Threads inside one run of a graph. */
   readonly numThreads: number;
+  /** The same for dense layers and the head, while whose graphs run the experts have nothing to do. */
+  readonly numThreadsAlone: number;
 }
 
 /** Control thread to engine thread. */

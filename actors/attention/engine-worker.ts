@@ -28,7 +28,7 @@ const DEFAULT_KV_BYTES = 256 << 20;
 
 const port = parentPort;
 assert(port !== null, "the engine runs in a worker thread");
-const { settings, ffn: ffnKind, numThreads } = workerData as EngineWorkerData;
+const { settings, ffn: ffnKind, numThreads, numThreadsAlone } = workerData as EngineWorkerData;
 const clock = systemClock;
 const post = (message: FromEngine) => port.postMessage(message);
 const warn = (text: string) => post({ kind: "warning", text });
@@ -111,7 +111,14 @@ async function start(): Promise<void> {
   const { modelDir, provider } = settings;
   const maxKvTokens = settings.maxKvTokens ?? defaultKvTokens(config);
   const kvRoom = kvRoomFor(maxKvTokens);
-  const stages = await openAttentionStages(modelDir, { numThreads, provider, kvRoom, progress, warn });
+  const stages = await openAttentionStages(modelDir, {
+    numThreads,
+    numThreadsAlone,
+    provider,
+    kvRoom,
+    progress,
+    warn,
+  });
   const { ffn, place, close } = await openFfn(config);
   let numShards: number | undefined;
   const numMicroBatches = () =>

@@ -1,3 +1,4 @@
+import { availableParallelism } from "node:os";
 import { systemClock } from "../../infra/clock.ts";
 import { RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
@@ -15,8 +16,14 @@ import { AttentionActor } from "./attention-actor.ts";
 import type { EngineWorkerData, FromEngine, ToEngine } from "./engine-messages.ts";
 import { followPlacement } from "./follow-placement.ts";
 
+/** More gain little, and are as many cores that anything else on this host lacks. */
+const MOST_THREADS_ALONE = 2;
 /** Requests in hand when a drain begins get this long to end here; the rest goes back to the queue. */
 const DRAIN_LIMIT_MS = 10_000;
+
+function threadsAlone(): number {
+  return Math.min(MOST_THREADS_ALONE, availableParallelism());
+}
 
 async function start(settings: AttentionSettings, process: RoleProcess): Promise<RunningRole> {
   const { id, deployment, modelDir } = settings;
@@ -26,7 +33,7 @@ async function start(settings: AttentionSettings, process: RoleProcess): Promise
   const subjects = subjectsOf(deployment);
   // Tokens cannot come before a request was admitted, so the actor exists by then.
   let actor: AttentionActor | undefined;
-  const data: EngineWorkerData = { settings, ffn: "remote", numThreads: 1 };
+  const data: EngineWorkerData = { settings, ffn: "remote", numThreads: 1, numThreadsAlone: threadsAlone() };
   const engine = new RoleThread<ToEngine, FromEngine>("actors/attention/engine-worker", data, {
     progress: (text) => process.report({ kind: "progress", text }),
     warning: warn,

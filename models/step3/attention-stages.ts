@@ -19,6 +19,8 @@ export interface Step3AttentionOptions {
   readonly embedding: Float32Array;
   readonly openSession: OpenSession;
   readonly numThreads: number;
+  /** For dense layers and the head. */
+  readonly numThreadsAlone: number;
 }
 
 /** One layer's two graphs; between them the new keys and values enter the cache. */
@@ -39,17 +41,18 @@ export class Step3AttentionStages implements AttentionStages {
   #headRows = new Float32Array(0);
   #logits = new Float32Array(0);
 
-  constructor({ config, graphDir, embedding, openSession, numThreads }: Step3AttentionOptions) {
+  constructor(options: Step3AttentionOptions) {
+    const { config, graphDir, embedding, openSession, numThreads, numThreadsAlone } = options;
     this.config = config;
     this.#embedding = embedding;
     this.#rope = new Rope(config);
-    const open = (graph: string) => openSession(path.join(graphDir, graph), { numThreads });
-    this.#layers = config.layerKinds.map((_, layer) => ({
-      project: open(projectGraph(layer)),
-      attend: open(attendGraph(layer)),
-    }));
-    this.#core = open(CORE_GRAPH);
-    this.#head = open(HEAD_GRAPH);
+    const open = (graph: string, threads: number) => openSession(path.join(graphDir, graph), { numThreads: threads });
+    this.#layers = config.layerKinds.map((kind, layer) => {
+      const threads = kind === "dense" ? numThreadsAlone : numThreads;
+      return { project: open(projectGraph(layer), threads), attend: open(attendGraph(layer), threads) };
+    });
+    this.#core = open(CORE_GRAPH, numThreads);
+    this.#head = open(HEAD_GRAPH, numThreadsAlone);
   }
 
   createCache(maxSlots: number): KvCache {

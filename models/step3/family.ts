@@ -24,9 +24,10 @@ export const step3Family: ModelFamily = {
       if (onDevice !== undefined) return onDevice;
       const key = graphKey("attention", modelHash, [ATTENTION_GRAPHS_VERSION]);
       const graphDir = graphs(key, options, (dir, progress) => writeAttentionGraphs(dir, config, weights, progress));
-      const { numThreads } = options;
+      const { numThreads, numThreadsAlone = numThreads } = options;
       const embedding = weights.embedding();
-      return new Step3AttentionStages({ config, graphDir, embedding, numThreads, openSession: sessionOpener(options) });
+      const openSession = sessionOpener(options);
+      return new Step3AttentionStages({ config, graphDir, embedding, numThreads, numThreadsAlone, openSession });
     });
   },
 

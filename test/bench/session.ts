@@ -70,6 +70,7 @@ async function attention(
     embedding: Float32Array.from({ length: config.vocabSize * config.hiddenSize }, (_, i) => Math.sin(i)),
     openSession,
     numThreads,
+    numThreadsAlone: numThreads,
   });
   const { numLayers } = config;
   const kv = stages.createCache(numSequences);

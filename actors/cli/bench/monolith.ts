@@ -24,7 +24,7 @@ export class Monolith {
   #nextKey = 1;
 
   private constructor(settings: AttentionSettings, numThreads: number) {
-    const data: EngineWorkerData = { settings, ffn: "local", numThreads };
+    const data: EngineWorkerData = { settings, ffn: "local", numThreads, numThreadsAlone: numThreads };
     this.#engine = new RoleThread<ToEngine, FromEngine>("actors/attention/engine-worker", data, {
       progress: () => undefined,
       warning: () => undefined,

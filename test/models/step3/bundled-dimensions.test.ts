@@ -2,6 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, expect, it } from "vitest";
+import type { OpenOptions } from "../../../models/family.ts";
 import { openAttentionStages, openFfnShard, shardSpecs } from "../../../models/load.ts";
 import { Reference } from "../../../models/reference.ts";
 import { Forward } from "../../support/forward.ts";
@@ -22,16 +23,16 @@ beforeAll(() => {
 
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-async function open(numThreads: number): Promise<Forward> {
-  const options = { numThreads, cacheDir: path.join(dir, "cache") };
+async function open(threads: Pick<OpenOptions, "numThreads" | "numThreadsAlone">): Promise<Forward> {
+  const options = { ...threads, cacheDir: path.join(dir, "cache") };
   const shards = shardSpecs(reference.config, 2).map((spec) => openFfnShard(dir, spec, options));
   return new Forward(await openAttentionStages(dir, options), await Promise.all(shards));
 }
 
 it("computes the reference's logits, the same bits in any batch, chunk, stride and number of threads", async () => {
   const results: Float32Array[] = [];
-  for (const numThreads of [1, 2]) {
-    const forward = await open(numThreads);
+  for (const threads of [{ numThreads: 1 }, { numThreads: 2 }, { numThreads: 1, numThreadsAlone: 2 }]) {
+    const forward = await open(threads);
     const kv = forward.cache(1);
     results.push((await forward.head(await forward.pass(kv, ids, [0]), [...ids.keys()])).slice());
 
