@@ -2,6 +2,7 @@ import { setFlagsFromString } from "node:v8";
 import { Worker } from "node:worker_threads";
 import { RallyError, type WireError } from "../../infra/errors.ts";
 import { compiledFile } from "../../infra/own-file.ts";
+import { THREAD_FLAGS } from "./thread-flags.ts";
 
 /** What every role's thread may say, whatever else it says. */
 export type ThreadReport =
@@ -19,12 +20,6 @@ export interface ThreadEvents<From> {
   message(message: From): void;
 }
 
-/**
- * onnxruntime-node copies each output of a run into a fresh ArrayBuffer. V8 counts these, and with the small heap that a thread starts
- * with it marks and sweeps several times a second for them. Given room, the short collections of young objects take care of them.
- */
-const HEAP_FLAGS = ["--initial-old-space-size=128", "--min-semi-space-size=16"];
-
 /** The thread of a role in which graphs run, seen from the process's main thread, whose event loop stays free. */
 export class RoleThread<To, From extends ThreadReport | { readonly kind: string }> {
   readonly #worker: Worker;
@@ -37,7 +32,7 @@ export class RoleThread<To, From extends ThreadReport | { readonly kind: string 
   constructor(modulePath: string, data: unknown, events: ThreadEvents<From>) {
     this.#events = events;
     // For the isolates that come: a running one keeps what it has.
-    for (const flag of HEAP_FLAGS) setFlagsFromString(flag);
+    for (const flag of THREAD_FLAGS) setFlagsFromString(flag);
     this.#worker = new Worker(compiledFile(modulePath), { workerData: data });
     this.#worker.on("message", (message: From) => this.#receive(message));
     this.#worker.on("error", (error) => events.failed(RallyError.from(error)));
