@@ -52,4 +52,11 @@ __device__ inline void arriveAt(Barrier* barrier, uint32_t rank) {
   asm volatile("mbarrier.arrive.shared::cluster.b64 _, [%0];" ::"r"(addressAt(sharedAddress(barrier), rank)) : "memory");
 }
 
+/// 16 bytes to shared memory of the cluster, counted by a barrier there once they have come; both addresses as of `addressAt`.
+__device__ inline void storeAt(uint32_t address, float4 value, uint32_t barrier) {
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, [%5];" ::"r"(address),
+               "f"(value.x), "f"(value.y), "f"(value.z), "f"(value.w), "r"(barrier)
+               : "memory");
+}
+
 }  // namespace rally

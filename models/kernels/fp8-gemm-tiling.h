@@ -19,12 +19,14 @@ struct Tiling {
   static constexpr int kN = !kTokensAreM ? tokens : tokens == kM ? kGroup / 2 : kGroup;
   static constexpr int kConsumers = kWarpgroups * kWarpgroup;
   static constexpr int kConsumerWarps = kConsumers / 32;
-  /// Up to 128 tokens, a block leaves registers for one of a small kernel beside it; beyond, the producer is a whole warpgroup that
-  /// gives its registers to those that multiply.
-  static constexpr bool kTradesRegisters = tokens > 2 * kM;
+  /// Beyond 64 tokens the producer is a whole warpgroup that gives its registers to those that multiply. What a block starts with
+  /// is little enough, in each of a multiprocessor's four register files, for one of a norm beside it (128 tokens: 3 warps of 104
+  /// registers and 4 of 48).
+  static constexpr bool kTradesRegisters = tokens > kM;
   static constexpr int kThreads = kConsumers + (kTradesRegisters ? kWarpgroup : 32);
-  static constexpr int kConsumerRegisters = kWarpgroups == 3 ? 160 : 232;
-  static constexpr int kProducerRegisters = kWarpgroups == 3 ? 32 : 40;
+  static constexpr int kStartRegisters = tokens == 2 * kM ? 104 : kWarpgroups == 3 ? 128 : 168;
+  static constexpr int kConsumerRegisters = tokens == 2 * kM ? 144 : kWarpgroups == 3 ? 160 : 232;
+  static constexpr int kProducerRegisters = tokens == 2 * kM ? 24 : kWarpgroups == 3 ? 32 : 40;
 
   /// A thread's sums, each tile as wgmma holds D.
   float sums[kTiles][kN / 2] = {};

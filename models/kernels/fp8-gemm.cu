@@ -56,7 +56,7 @@ __device__ void finish(const float* shared, const Part& part, const Shape& shape
 }
 
 template <int tokens, int rowTiles, int splits>
-__global__ void __launch_bounds__(Tiling<tokens>::kThreads, 1)
+__global__ void __maxnreg__(Tiling<tokens>::kStartRegisters)
     gemmKernel(const __grid_constant__ CUtensorMap values, const float* activationScales, const uint8_t* tiles,
                const float* weightScales, const Bf16* addend, Bf16* y, const Shape shape) {
   using Tiles = Tiling<tokens>;

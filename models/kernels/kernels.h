@@ -40,11 +40,11 @@ cudaError_t packWeights(const E4m3* rowMajor, E4m3* tiles, int n, int k, cudaStr
 
 // ---- norms, quantisation, GEMM (attention stage) -------------------------------------------------------------------------
 
-/// residual [T, width] += sum of `numPartials` partials [numPartials, T, width] (0: none); normed [T, width] =
-/// RMSNorm(residual) * weight in bf16; out = quantise(RMSNorm(residual) * weight). The norm is computed in f32 over the residual
-/// as stored. Null: normed, or out.data, is not wanted.
-cudaError_t addRmsNormQuantise(Bf16* residual, const Bf16* partials, int numPartials, const Bf16* weight, float epsilon,
-                               Activations out, Bf16* normed, int numTokens, int width, cudaStream_t stream);
+/// sum [T, width] = residual [T, width] + `numPartials` partials [numPartials, T, width] (0: none), which may take residual's place;
+/// normed [T, width] = RMSNorm(sum) * weight in bf16; out = quantise(RMSNorm(sum) * weight). The norm is computed in f32 over the
+/// sum as stored. Null: normed, or out.data, is not wanted.
+cudaError_t addRmsNormQuantise(const Bf16* residual, const Bf16* partials, int numPartials, Bf16* sum, const Bf16* weight,
+                               float epsilon, Activations out, Bf16* normed, int numTokens, int width, cudaStream_t stream);
 
 /// out = quantise(RMSNorm(x) * weight); x is a column range of a wider matrix with `stride` values per token.
 cudaError_t rmsNormQuantise(const Bf16* x, int stride, const Bf16* weight, float epsilon, Activations out, int numTokens,
@@ -93,6 +93,7 @@ cudaError_t ropeAppend(const Bf16* query, const Bf16* key, const Bf16* value, in
 
 /// One new token per sequence against its cache: softmax(q kᵀ / sqrt(headDim)) v for numHeads heads that share keys and values.
 /// A sequence of length 0 gets zeros. kE4m3 and kBf16; 64 heads of 256; up to 384 sequences.
+/// It comes after ropeAppend for the same sequences: their lengths are read while the kernel before still ends.
 /// out: quantised [T, numHeads * headDim] for oProj. workspace: mfaWorkspaceBytes(...), zeroed once by its
 /// owner and then used by mfaDecode alone, by one call at a time.
 cudaError_t mfaDecode(const void* rotated, KvPool pool, Sequences sequences, Activations out, int numHeads, void* workspace,

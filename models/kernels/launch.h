@@ -21,18 +21,21 @@ struct LaunchShape {
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_t stream, Arguments... arguments) {
-  cudaLaunchAttribute attributes[2];
+  cudaLaunchAttribute attributes[3];
   attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[0].val.programmaticStreamSerializationAllowed = 1;
-  attributes[1].id = cudaLaunchAttributeClusterDimension;
-  attributes[1].val.clusterDim = {shape.clusterBlocks, 1, 1};
+  // The same for all: a multiprocessor must be empty to divide its memory otherwise.
+  attributes[1].id = cudaLaunchAttributePreferredSharedMemoryCarveout;
+  attributes[1].val.sharedMemCarveout = cudaSharedmemCarveoutMaxShared;
+  attributes[2].id = cudaLaunchAttributeClusterDimension;
+  attributes[2].val.clusterDim = {shape.clusterBlocks, 1, 1};
   cudaLaunchConfig_t config{};
   config.gridDim = shape.blocks;
   config.blockDim = shape.threads;
   config.dynamicSmemBytes = shape.sharedBytes;
   config.stream = stream;
   config.attrs = attributes;
-  config.numAttrs = shape.clusterBlocks > 1 ? 2 : 1;
+  config.numAttrs = shape.clusterBlocks > 1 ? 3 : 2;
   return cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...);
 }
 

@@ -1,5 +1,5 @@
-// RoPE and append: rotates the new token's queries and key, quantises, and writes key and value into the page. One warp per query
-// head; in the last block of a token warp 0 does the key and warp 1 the value.
+// RoPE and append: rotates the new token's queries and key, quantises, and writes key and value into the page. One warp per two query
+// heads, so that all blocks are resident at once; in the first block of a token warp 0 does the key and warp 1 the value.
 #include "kernels.h"
 #include "launch.h"
 #include "mfa-page.h"
@@ -9,8 +9,8 @@ namespace rally {
 namespace mfa {
 
 constexpr int kWarps = 8;
-constexpr int kQueryBlocks = kHeads / kWarps;
-
+constexpr int kHeadsPerWarp = 2;
+constexpr int kQueryBlocks = kHeads / kWarps / kHeadsPerWarp;
 /// 8 values of a lane: dimensions 4 lane + i and kHeadDim / 2 + 4 lane + i.
 struct Halves {
   float low[4];
@@ -77,17 +77,25 @@ __global__ void __launch_bounds__(32 * kWarps)
   if (position < 0 || position >= sequences.maxPages * kPageTokens) return;
   const float2* turns = cosSin + static_cast<size_t>(position) * (kHeadDim / 2);
 
-  if (blockIdx.y < kQueryBlocks) {
-    const int head = blockIdx.y * kWarps + warp;
+  if (blockIdx.y > 0) {
+    const int first = ((blockIdx.y - 1) * kWarps + warp) * kHeadsPerWarp;
     uint8_t* rows = rotated + static_cast<size_t>(sequence) * Layout<type>::kQueryBytes;
-    Halves x = loadHead(query + (static_cast<size_t>(sequence) * kHeads + head) * kHeadDim);
-    rotate(x, turns);
-    const float largest = largestOfWarp(x);
-    const float factor = e4m3Factor(largest);
-    storeHead<type>(rows, head, x.low, 4 * lane, factor);
-    storeHead<type>(rows, head, x.high, kHeadDim / 2 + 4 * lane, factor);
-    if (type == KvType::kE4m3 && lane == 0) {
-      reinterpret_cast<float*>(rows + kHeads * kHeadDim)[head] = largest / kMaxE4m3 * kLogitScale;
+    Halves x[kHeadsPerWarp];
+#pragma unroll
+    for (int i = 0; i < kHeadsPerWarp; ++i) {
+      x[i] = loadHead(query + (static_cast<size_t>(sequence) * kHeads + first + i) * kHeadDim);
+    }
+#pragma unroll
+    for (int i = 0; i < kHeadsPerWarp; ++i) {
+      const int head = first + i;
+      rotate(x[i], turns);
+      const float largest = largestOfWarp(x[i]);
+      const float factor = e4m3Factor(largest);
+      storeHead<type>(rows, head, x[i].low, 4 * lane, factor);
+      storeHead<type>(rows, head, x[i].high, kHeadDim / 2 + 4 * lane, factor);
+      if (type == KvType::kE4m3 && lane == 0) {
+        reinterpret_cast<float*>(rows + kHeads * kHeadDim)[head] = largest / kMaxE4m3 * kLogitScale;
+      }
     }
     return;
   }

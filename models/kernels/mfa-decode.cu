@@ -162,8 +162,10 @@ __global__ void __launch_bounds__(kThreads, 1)
     initialise(&shared.queryEmpty, 32 * kConsumerWarps);
     fenceBarriers();
   }
+  // Of the lengths, which ropeAppend has read too, and it starts this kernel only once all before it is over. The plan's barriers
+  // cover the initialisation.
+  const Plan plan = makePlan(shared.plan, sequences);
   waitForPrevious();
-  const Plan plan = makePlan(shared.plan, sequences);  // its barriers cover the initialisation
 
   if (threadIdx.x >= 32 * kConsumerWarps) {
     shrinkRegisters<40>();

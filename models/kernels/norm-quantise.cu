@@ -7,6 +7,7 @@ namespace rally {
 namespace {
 
 constexpr int kRun = 8;
+constexpr int kRunsPerLine = 128 / (kRun * int{sizeof(Bf16)});
 constexpr int kLanesPerGroup = kGroup / kRun;
 constexpr int kMaxThreads = 448;
 constexpr float kLargest = 448;          // of e4m3
@@ -15,7 +16,7 @@ constexpr float kSmallestScaled = 1e-30f;  // keeps the inverse scale of a group
 struct NormJob {
   const Bf16* x;  // [T, stride]
   int stride;
-  Bf16* residual;  // [T, width]: where x + partials goes, or null
+  Bf16* sum;  // [T, width]: where x + partials goes, or null
   const Bf16* partials;
   int numPartials;
   const Bf16* weight;
@@ -54,15 +55,18 @@ __device__ void scale(float (&values)[kRun], Bf16x8 weight, float factor) {
   }
 }
 
+__device__ void prefetchLine(const void* line) { asm volatile("prefetch.global.L2 [%0];" ::"l"(line)); }
+
 __device__ Bf16x8 loadRun(const Bf16* values, int64_t run) { return reinterpret_cast<const Bf16x8*>(values)[run]; }
 
 /// Sums of the partials, in order, for the runs of this thread.
 template <int runsPerThread>
 __device__ void addPartials(float (&sums)[runsPerThread][kRun], const NormJob& job, int token) {
   const int numRuns = job.width / kRun;
+  const auto rowOf = [&](int partial) { return (static_cast<int64_t>(partial) * job.numTokens + token) * numRuns; };
 #pragma unroll 1
   for (int partial = 0; partial < job.numPartials; ++partial) {
-    const int64_t row = (static_cast<int64_t>(partial) * job.numTokens + token) * numRuns;
+    const int64_t row = rowOf(partial);
     Bf16x8 values[runsPerThread];
 #pragma unroll
     for (int i = 0; i < runsPerThread; ++i) {
@@ -74,7 +78,7 @@ __device__ void addPartials(float (&sums)[runsPerThread][kRun], const NormJob& j
   }
 }
 
-/// Leaves x as bf16 holds it, in the residual too.
+/// Leaves x as bf16 holds it, in the sum too.
 template <int runsPerThread>
 __device__ void store(float (&x)[runsPerThread][kRun], const NormJob& job, int token) {
   const int numRuns = job.width / kRun;
@@ -83,7 +87,7 @@ __device__ void store(float (&x)[runsPerThread][kRun], const NormJob& job, int t
     const int run = threadIdx.x + i * blockDim.x;
     if (run >= numRuns) continue;
     const Bf16x8 stored = narrow(x[i]);
-    reinterpret_cast<Bf16x8*>(job.residual)[static_cast<int64_t>(token) * numRuns + run] = stored;
+    reinterpret_cast<Bf16x8*>(job.sum)[static_cast<int64_t>(token) * numRuns + run] = stored;
     widen(stored, x[i]);
   }
 }
@@ -111,8 +115,13 @@ __global__ void __maxnreg__(runsPerThread <= 2 ? 48 : 128) normKernel(const Norm
   letNextStart();
   const int token = blockIdx.x;
   const int numRuns = job.width / kRun;
-  for (int i = 16 * threadIdx.x; i < numRuns; i += 16 * blockDim.x) {
-    asm volatile("prefetch.global.L2 [%0];" ::"l"(job.weight + i * kRun));
+  // To L2, which has the latest of what the kernel before still writes.
+  for (int line = threadIdx.x; line < numRuns / kRunsPerLine; line += blockDim.x) {
+    const int64_t at = line * kRunsPerLine * kRun;
+    prefetchLine(job.weight + at);
+    for (int partial = 0; partial < job.numPartials; ++partial) {
+      prefetchLine(job.partials + (static_cast<int64_t>(partial) * job.numTokens + token) * job.width + at);
+    }
   }
   waitForPrevious();
 
@@ -124,11 +133,11 @@ __global__ void __maxnreg__(runsPerThread <= 2 ? 48 : 128) normKernel(const Norm
       const int run = threadIdx.x + i * blockDim.x;
       before[i] = run < numRuns ? loadRun(job.x, static_cast<int64_t>(token) * (job.stride / kRun) + run) : Bf16x8{};
     }
-    if (job.residual != nullptr) addPartials(x, job, token);
+    addPartials(x, job, token);
 #pragma unroll
     for (int i = 0; i < runsPerThread; ++i) add(x[i], before[i]);
   }
-  if (job.residual != nullptr) store(x, job, token);
+  if (job.sum != nullptr) store(x, job, token);
   float squares = 0;
 #pragma unroll
   for (int i = 0; i < runsPerThread; ++i) {
@@ -172,9 +181,9 @@ cudaError_t launchNorm(const NormJob& job, cudaStream_t stream) {
 
 }  // namespace
 
-cudaError_t addRmsNormQuantise(Bf16* residual, const Bf16* partials, int numPartials, const Bf16* weight, float epsilon,
-                               Activations out, Bf16* normed, int numTokens, int width, cudaStream_t stream) {
-  Bf16* const sum = numPartials > 0 ? residual : nullptr;
+cudaError_t addRmsNormQuantise(const Bf16* residual, const Bf16* partials, int numPartials, Bf16* sum, const Bf16* weight,
+                               float epsilon, Activations out, Bf16* normed, int numTokens, int width, cudaStream_t stream) {
+  if (numPartials == 0 && sum == residual) sum = nullptr;  // is there already
   return launchNorm({residual, width, sum, partials, numPartials, weight, epsilon, out, normed, numTokens, width}, stream);
 }
 

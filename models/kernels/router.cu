@@ -1,215 +1,251 @@
-// Router: logits, softmax and the largest experts of each token, in f32. A cluster does 8 tokens: each of its 8 blocks multiplies
-// all experts over an eighth of the hidden values, then finishes one token. The weights of that eighth are brought to shared
-// memory before the previous kernel ends. Sums are taken in one order whatever the batch.
+// Router: logits, softmax and the largest experts of each token, in f32. A cluster does as many tokens as it has blocks: each block
+// multiplies all experts over its part of the hidden values, pushes the sums to the block that finishes the token, and finishes
+// one. The weights of its part are brought to shared memory before the previous kernel ends. They are split in two for the matrix
+// units (tf32), which together have them as precisely as f32 does; the tokens' bf16 is exact there. Sums are taken in one order
+// whatever the batch.
 #include "cluster.h"
 #include "copy.h"
 #include "launch.h"
+#include "router-choose.h"
 #include "tensor-map.h"
 #include "vectors.h"
 
 namespace rally {
 namespace {
 
-constexpr int kTokens = 8;  // and blocks, of a cluster
+constexpr int kBlocks = 8;  // of a cluster
 constexpr int kWarps = 8;
-constexpr int kExpertsPerWarp = 6;
-constexpr int kExpertsAtOnce = kWarps * kExpertsPerWarp;  // Step-3's 48
-constexpr int kMaxExperts = 256;
-constexpr int kMaxTopK = 16;
-constexpr int kRun = 4;          // hidden values that a lane takes together
-constexpr int kChunk = 32 * kRun;  // of a warp
-constexpr int kStages = 4;  // two blocks of a multiprocessor have room
-constexpr int kSums = kExpertsPerWarp * kTokens;
+constexpr int kExpertTiles = 3;           // its M is 16
+constexpr int kExpertsAtOnce = 16 * kExpertTiles;  // Step-3's 48
+constexpr int kChunk = 32;                 // hidden values: a lane of each quad has 8 that lie side by side
+constexpr int kMaxChunks = 7168 / kChunk / kBlocks;  // of a block at once
+constexpr int kChunksPerWarp = (kMaxChunks + kWarps - 1) / kWarps;
+constexpr int kTokenStride = kExpertsAtOnce + 4;  // spreads the tokens of a quad over the banks
 
-struct RouterJob {
-  int32_t* expertIds;  // [T, topK]
-  float* expertWeights;
-  int numTokens, hidden, numExperts, topK;
-};
-
-struct Stage {
-  float router[kExpertsAtOnce][kChunk];
-  Bf16 x[kTokens][kChunk];
-};
-
+/// `tokens` of a cluster: 8, the matrix instruction's N, or a multiple.
+template <int tokens>
 struct Shared {
-  Stage stages[kStages];
-  float partial[kTokens][kMaxExperts];  // this block's part of the logits
-  Barrier full[kStages];
+  static constexpr int kTokensPerBlock = tokens / kBlocks;  // that a block finishes
+  union {
+    float router[kMaxChunks][kExpertsAtOnce][kChunk];  // rows 128-byte swizzled
+    float sums[kWarps][tokens][kTokenStride];          // takes the place of used weights
+  };
+  float parts[kTokensPerBlock][kBlocks][kMaxExperts];  // of the logits of this block's tokens, from each block
+  Barrier full;
+  Barrier partsFull;
 };
 
-/// This block's work is a list of steps: for every batch of experts, each of its chunks of hidden values.
-struct Steps {
-  int firstChunk;
-  int numChunks;
-  int numSteps;
+/// This block's work is a list of fills of its shared memory: for every batch of experts, as many chunks at once as there is room.
+struct Fills {
+  int firstChunk, numChunks;
+  int perBatch;
+  int count;
 
-  __device__ Steps(const RouterJob& job, int rank) {
+  __device__ Fills(const RouterJob& job, int rank) {
     const int all = (job.hidden + kChunk - 1) / kChunk;
-    firstChunk = rank * all / kTokens;
-    numChunks = (rank + 1) * all / kTokens - firstChunk;
-    numSteps = numChunks * ((job.numExperts + kExpertsAtOnce - 1) / kExpertsAtOnce);
+    firstChunk = rank * all / kBlocks;
+    numChunks = (rank + 1) * all / kBlocks - firstChunk;
+    perBatch = max(1, (numChunks + kMaxChunks - 1) / kMaxChunks);
+    count = perBatch * ((job.numExperts + kExpertsAtOnce - 1) / kExpertsAtOnce);
   }
-  __device__ int firstExpert(int step) const { return step / numChunks * kExpertsAtOnce; }
-  __device__ int firstValue(int step) const { return (firstChunk + step % numChunks) * kChunk; }
+  __device__ int firstExpert(int fill) const { return fill / perBatch * kExpertsAtOnce; }
+  __device__ bool isLastOfBatch(int fill) const { return fill % perBatch == perBatch - 1; }
+  __device__ int firstOf(int fill) const { return firstChunk + fill % perBatch * kMaxChunks; }
+  __device__ int chunksOf(int fill) const { return min(kMaxChunks, numChunks - fill % perBatch * kMaxChunks); }
 };
 
-/// By one thread, as all copies. Experts, tokens and hidden values that do not exist are zeros.
-__device__ void bringRouter(Shared& shared, const CUtensorMap* router, const Steps& steps, int step) {
-  Barrier* const full = shared.full + step % kStages;
-  arriveExpecting(full, sizeof(Stage));
-  copyBox(shared.stages[step % kStages].router, router, steps.firstValue(step), steps.firstExpert(step), full);
-}
-__device__ void bringTokens(Shared& shared, const CUtensorMap* x, const Steps& steps, int step, int firstToken) {
-  copyBox(shared.stages[step % kStages].x, x, steps.firstValue(step), firstToken, shared.full + step % kStages);
-}
-
-__device__ float dot(float4 a, float4 b, float sum) {
-  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
-}
-
-/// sums [kExpertsPerWarp, kTokens] += this lane's share of a stage.
-__device__ void multiplyStage(float (&sums)[kSums], const Stage& stage) {
-  const int lane = threadIdx.x % 32;
-  const int firstExpert = threadIdx.x / 32 * kExpertsPerWarp;
-  float4 weights[kExpertsPerWarp];
-#pragma unroll
-  for (int e = 0; e < kExpertsPerWarp; ++e) {
-    weights[e] = *reinterpret_cast<const float4*>(&stage.router[firstExpert + e][kRun * lane]);
-  }
-#pragma unroll
-  for (int t = 0; t < kTokens; ++t) {
-    const float4 values = widen(*reinterpret_cast<const Bf16x4*>(&stage.x[t][kRun * lane]));
-#pragma unroll
-    for (int e = 0; e < kExpertsPerWarp; ++e) sums[e * kTokens + t] = dot(weights[e], values, sums[e * kTokens + t]);
+/// By one thread. Experts and hidden values that do not exist are zeros.
+template <int tokens>
+__device__ void bringRouter(Shared<tokens>& shared, const CUtensorMap* router, const Fills& fills, int fill) {
+  arriveExpecting(&shared.full, fills.chunksOf(fill) * sizeof(shared.router[0]));
+  for (int i = 0; i < fills.chunksOf(fill); ++i) {
+    copyBox(shared.router[i], router, (fills.firstOf(fill) + i) * kChunk, fills.firstExpert(fill), &shared.full);
   }
 }
 
-/// Halves how many sums a lane holds: lanes with the bit `distance` keep the upper half, and each adds what its partner had of it.
-template <int count>
-__device__ void fold(float (&sums)[kSums], int distance) {
-  const bool upper = threadIdx.x & distance;
+/// d [16 experts, 8 tokens] += a [16, 8] b [8, 8] in tf32, whose 13 bits less than f32 are cut off.
+__device__ void multiply(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+template <int tokens>
+using Sums = float[kExpertTiles][tokens / 8][4];
+
+/// sums += router [48, 32] x [tokens, 32]ᵀ of a chunk. Lane 4 g + t has of x what tokens g, g + 8, … have at 8 t; the order of hidden
+/// values within a chunk is free as long as it is that of both operands.
+template <int tiles>
+__device__ void multiplyChunk(float (&sums)[kExpertTiles][tiles][4], const float (&router)[kExpertsAtOnce][kChunk],
+                              const Bf16x8 (&x)[tiles]) {
+  const int row = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
 #pragma unroll
-  for (int i = 0; i < count / 2; ++i) {
-    const float kept = upper ? sums[i + count / 2] : sums[i];
-    const float given = upper ? sums[i] : sums[i + count / 2];
-    sums[i] = kept + __shfl_xor_sync(~0u, given, distance);
+  for (int half = 0; half < 2; ++half) {  // 4 of the 8 values
+    uint32_t tokens[tiles][4];
+#pragma unroll
+    for (int tile = 0; tile < tiles; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const uint32_t pair = x[tile].words[2 * half + i / 2];
+        tokens[tile][i] = i % 2 ? pair & 0xffff0000 : pair << 16;
+      }
+    }
+#pragma unroll
+    for (int experts = 0; experts < kExpertTiles; ++experts) {
+      uint4 rows[2];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float* const from = router[16 * experts + 8 * i + row];
+        rows[i] = reinterpret_cast<const uint4*>(from)[(2 * t + half) ^ row];
+      }
+      const uint32_t all[2][4] = {{rows[0].x, rows[0].y, rows[0].z, rows[0].w}, {rows[1].x, rows[1].y, rows[1].z, rows[1].w}};
+#pragma unroll
+      for (int step = 0; step < 2; ++step) {
+        uint32_t high[4], low[4];
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const uint32_t value = all[i % 2][2 * step + i / 2];
+          high[i] = value & 0xffffe000;
+          low[i] = __float_as_uint(__uint_as_float(value) - __uint_as_float(high[i]));
+        }
+#pragma unroll
+        for (int tile = 0; tile < tiles; ++tile) {
+          const uint32_t of[2] = {tokens[tile][2 * step], tokens[tile][2 * step + 1]};
+          multiply(sums[experts][tile], high, of);
+          multiply(sums[experts][tile], low, of);
+        }
+      }
+    }
   }
 }
 
-/// Sums over the lanes of the warp, to partial.
-__device__ void storeSums(float (&sums)[kSums], Shared& shared, int firstExpert) {
-  static_assert(kSums == 48);
-  fold<48>(sums, 16);
-  fold<24>(sums, 8);
-  fold<12>(sums, 4);
-  fold<6>(sums, 2);
-  const int lane = threadIdx.x % 32;
-  const int first = (lane & 16 ? 24 : 0) + (lane & 8 ? 12 : 0) + (lane & 4 ? 6 : 0) + (lane & 2 ? 3 : 0);
+/// A warp's sums to shared memory as [token, expert].
+template <int tokens>
+__device__ void storeSums(const Sums<tokens>& sums, Shared<tokens>& shared) {
+  const int row = threadIdx.x % 32 / 4;
+  const int t = threadIdx.x % 4;
 #pragma unroll
-  for (int i = 0; i < 3; ++i) {
-    const float sum = sumOfLanes<2>(sums[i]);
-    const int expert = firstExpert + threadIdx.x / 32 * kExpertsPerWarp + (first + i) / kTokens;
-    if (lane % 2 == 0 && expert < kMaxExperts) shared.partial[(first + i) % kTokens][expert] = sum;
+  for (int experts = 0; experts < kExpertTiles; ++experts) {
+#pragma unroll
+    for (int tile = 0; tile < tokens / 8; ++tile) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        shared.sums[threadIdx.x / 32][8 * tile + 2 * t + i % 2][16 * experts + 8 * (i / 2) + row] = sums[experts][tile][i];
+      }
+    }
   }
 }
 
-/// By one warp: softmax over logits [numExperts], then the topK largest of them.
-__device__ void choose(const RouterJob& job, const float* logits, int token) {
-  constexpr int kPerLane = kMaxExperts / 32;
-  constexpr float kNone = -INFINITY;
-  const int lane = threadIdx.x % 32;
-  float mine[kPerLane];
-  float largest = kNone;
+__device__ int paddedExperts(int numExperts) { return (numExperts + 3) / 4 * 4; }
+
+/// Adds up the warps' sums of a batch of experts and gives each token's to the block that finishes it.
+template <int tokens>
+__device__ void pushSums(Shared<tokens>& shared, int firstExpert, int numExperts, int rank) {
+  constexpr int kFours = kExpertsAtOnce / 4;
+  const int numFours = min(kFours, (paddedExperts(numExperts) - firstExpert) / 4);
+  for (int i = threadIdx.x; i < tokens * kFours; i += blockDim.x) {
+    const int token = i / kFours, four = i % kFours;
+    if (four >= numFours) continue;
+    float4 sum = {};
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    const int expert = lane + 32 * i;
-    mine[i] = expert < job.numExperts ? logits[expert] : kNone;
-    largest = fmaxf(largest, mine[i]);
+    for (int warp = 0; warp < kWarps; ++warp) {
+      const float4 part = *reinterpret_cast<const float4*>(&shared.sums[warp][token][4 * four]);
+      sum = {sum.x + part.x, sum.y + part.y, sum.z + part.z, sum.w + part.w};
+    }
+    const int block = token / shared.kTokensPerBlock;
+    float* const part = &shared.parts[token % shared.kTokensPerBlock][rank][firstExpert + 4 * four];
+    storeAt(addressAt(sharedAddress(part), block), sum, addressAt(sharedAddress(&shared.partsFull), block));
   }
-  largest = largestOfLanes(largest);
+}
+
+/// A logit of one of this block's tokens.
+template <int tokens>
+__device__ float logitOf(const Shared<tokens>& shared, int token, int expert) {
   float sum = 0;
 #pragma unroll
-  for (int i = 0; i < kPerLane; ++i) sum += expf(mine[i] - largest);
-  sum = sumOfLanes(sum);
-  // Even of logits that are not numbers, the chosen ids are different experts; their weights are not numbers then.
-  uint32_t taken = 0;
-#pragma unroll
-  for (int i = 0; i < kPerLane; ++i) {
-    if (isnan(mine[i])) mine[i] = kNone;
-    if (lane + 32 * i >= job.numExperts) taken |= 1u << i;
+  for (int part = 0; part < kBlocks; ++part) sum += shared.parts[token][part][expert];
+  return sum;
+}
+
+template <int tokens>
+__global__ void __launch_bounds__(kWarps * 32, 1)
+    routeKernel(const Bf16* x, const __grid_constant__ CUtensorMap router, const RouterJob job) {
+  extern __shared__ __align__(1024) uint8_t bytes[];
+  Shared<tokens>& shared = *reinterpret_cast<Shared<tokens>*>(bytes);
+  letNextStart();
+  const int rank = static_cast<int>(clusterRank());
+  const int firstToken = blockIdx.x / kBlocks * tokens;
+  const int warp = threadIdx.x / 32;
+  const Fills fills(job, rank);
+  if (threadIdx.x == 0) {
+    initialise(&shared.full, 1);
+    initialise(&shared.partsFull, 1);
+    fenceBarriers();
+    arriveExpecting(&shared.partsFull, tokens * paddedExperts(job.numExperts) * sizeof(float));
+    bringRouter(shared, &router, fills, 0);
   }
-  for (int rank = 0; rank < job.topK; ++rank) {
-    float best = kNone;
-    int bestId = kMaxExperts;
+  meetCluster();
+  waitForPrevious();
+
+  Sums<tokens> sums = {};
+  for (int fill = 0; fill < fills.count; ++fill) {
+    Bf16x8 values[kChunksPerWarp][tokens / 8];
 #pragma unroll
-    for (int i = 0; i < kPerLane; ++i) {
-      if (!(taken >> i & 1) && (mine[i] > best || bestId == kMaxExperts)) best = mine[i], bestId = lane + 32 * i;
-    }
+    for (int i = 0; i < kChunksPerWarp; ++i) {
+      const int column = (fills.firstOf(fill) + warp + i * kWarps) * kChunk + 8 * (threadIdx.x % 4);
+      const bool isColumn = warp + i * kWarps < fills.chunksOf(fill) && column < job.hidden;
 #pragma unroll
-    for (int distance = 16; distance > 0; distance /= 2) {
-      const float other = __shfl_xor_sync(~0u, best, distance);
-      const int otherId = __shfl_xor_sync(~0u, bestId, distance);
-      if (other > best || (other == best && otherId < bestId)) best = other, bestId = otherId;
+      for (int tile = 0; tile < tokens / 8; ++tile) {
+        const int token = firstToken + 8 * tile + threadIdx.x % 32 / 4;
+        values[i][tile] = isColumn && token < job.numTokens
+                              ? *reinterpret_cast<const Bf16x8*>(x + static_cast<int64_t>(token) * job.hidden + column)
+                              : Bf16x8{};
+      }
     }
-    if (bestId % 32 == lane) taken |= 1u << (bestId / 32);
-    if (lane == 0) {
-      job.expertIds[static_cast<int64_t>(token) * job.topK + rank] = bestId;
-      job.expertWeights[static_cast<int64_t>(token) * job.topK + rank] = expf(best - largest) / sum;
+    wait(&shared.full, fill % 2);
+#pragma unroll
+    for (int i = 0; i < kChunksPerWarp; ++i) {
+      if (warp + i * kWarps < fills.chunksOf(fill)) multiplyChunk(sums, shared.router[warp + i * kWarps], values[i]);
     }
+    __syncthreads();  // the weights are used
+    if (fills.isLastOfBatch(fill)) {
+      storeSums<tokens>(sums, shared);
+      for (auto& ofExperts : sums) {
+        for (auto& ofTokens : ofExperts) {
+          for (float& sum : ofTokens) sum = 0;
+        }
+      }
+      fenceForAsync();
+      __syncthreads();
+      pushSums(shared, fills.firstExpert(fill), job.numExperts, rank);
+      if (fill + 1 == fills.count) break;
+      __syncthreads();  // the sums are used
+    }
+    if (threadIdx.x == 0) bringRouter(shared, &router, fills, fill + 1);
+  }
+  // Until the neighbours have pushed theirs, so that they do not find this block gone.
+  if (warp >= shared.kTokensPerBlock) return;
+  wait(&shared.partsFull, 0);
+  const int token = firstToken + rank * shared.kTokensPerBlock + warp;
+  if (token >= job.numTokens) return;
+  const auto logit = [&](int expert) { return logitOf(shared, warp, expert); };
+  if (job.numExperts <= 64) {
+    choose<2>(job, token, logit);
+  } else {
+    choose<kMaxExperts / 32>(job, token, logit);
   }
 }
 
-__global__ void __launch_bounds__(kWarps * 32, 2)
-    routeKernel(const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap router, const RouterJob job) {
-  extern __shared__ __align__(128) uint8_t bytes[];
-  Shared& shared = *reinterpret_cast<Shared*>(bytes);
-  letNextStart();
-  const int rank = static_cast<int>(clusterRank());
-  const int firstToken = blockIdx.x / kTokens * kTokens;
-  const Steps steps(job, rank);
-  const int numFirst = min(steps.numSteps, kStages);
-  const bool brings = threadIdx.x == 0;
-  if (brings) {
-    for (Barrier& full : shared.full) initialise(&full, 1);
-    fenceBarriers();
-    for (int step = 0; step < numFirst; ++step) bringRouter(shared, &router, steps, step);
-  }
-  __syncthreads();
-  waitForPrevious();
-  if (brings) {
-    for (int step = 0; step < numFirst; ++step) bringTokens(shared, &x, steps, step, firstToken);
-  }
-  // A part without hidden values is zero.
-  for (int i = threadIdx.x; i < kTokens * kMaxExperts && steps.numSteps == 0; i += blockDim.x) shared.partial[0][i] = 0;
-
-  float sums[kSums] = {};
-  for (int step = 0; step < steps.numSteps; ++step) {
-    wait(shared.full + step % kStages, step / kStages % 2);
-    multiplyStage(sums, shared.stages[step % kStages]);
-    if ((step + 1) % steps.numChunks == 0) {
-      storeSums(sums, shared, steps.firstExpert(step));
-      for (float& sum : sums) sum = 0;
-    }
-    if (step + kStages >= steps.numSteps) continue;
-    __syncthreads();
-    if (brings) {
-      bringRouter(shared, &router, steps, step + kStages);
-      bringTokens(shared, &x, steps, step + kStages, firstToken);
-    }
-  }
-  float* const logits = shared.stages[0].router[0];  // of the token that this block finishes
-  syncCluster();
-  for (int expert = threadIdx.x; expert < job.numExperts; expert += blockDim.x) {
-    const uint32_t mine = sharedAddress(&shared.partial[rank][expert]);
-    float sum = 0;
-#pragma unroll
-    for (int part = 0; part < kTokens; ++part) sum += loadFloatFrom(addressAt(mine, part));
-    logits[expert] = sum;
-  }
-  __syncthreads();
-  meetCluster();  // the neighbours have read this block's part
-  if (threadIdx.x < 32 && firstToken + rank < job.numTokens) choose(job, logits, firstToken + rank);
+template <int tokens>
+cudaError_t start(const Bf16* x, const CUtensorMap& router, const RouterJob& job, cudaStream_t stream) {
+  const auto kernel = routeKernel<tokens>;
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared<tokens>));
+  if (error != cudaSuccess) return error;
+  const unsigned numBlocks = (job.numTokens + tokens - 1) / tokens * kBlocks;
+  return launch(kernel, {numBlocks, kWarps * 32, sizeof(Shared<tokens>), kBlocks}, stream, x, router, job);
 }
 
 }  // namespace
@@ -220,17 +256,15 @@ cudaError_t routeTopK(const Bf16* x, const float* router, int32_t* expertIds, fl
       topK > kMaxTopK || topK > numExperts) {
     return cudaErrorInvalidValue;
   }
-  CUtensorMap values, rows;
-  cudaError_t error =
-      mapBoxes(&values, {CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, sizeof(Bf16), x, numTokens, hidden, kTokens, kChunk});
+  CUtensorMap rows;
+  const cudaError_t error = mapBoxes(&rows, {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, sizeof(float), router, numExperts, hidden,
+                                             kExpertsAtOnce, kChunk, CU_TENSOR_MAP_SWIZZLE_128B});
   if (error != cudaSuccess) return error;
-  error = mapBoxes(&rows, {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, sizeof(float), router, numExperts, hidden, kExpertsAtOnce, kChunk});
-  if (error != cudaSuccess) return error;
-  error = cudaFuncSetAttribute(routeKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sizeof(Shared));
-  if (error != cudaSuccess) return error;
-  const unsigned numBlocks = (numTokens + kTokens - 1) / kTokens * kTokens;
-  return launch(routeKernel, {numBlocks, kWarps * 32, sizeof(Shared), kTokens}, stream, values, rows,
-                RouterJob{expertIds, expertWeights, numTokens, hidden, numExperts, topK});
+  // Up to 8 clusters: more than 15 do not fit side by side.
+  const RouterJob job{expertIds, expertWeights, numTokens, hidden, numExperts, topK};
+  if (numTokens <= 64) return start<8>(x, rows, job, stream);
+  if (numTokens <= 128) return start<16>(x, rows, job, stream);
+  return start<32>(x, rows, job, stream);
 }
 
 }  // namespace rally

@@ -16,3 +16,9 @@ build expert-ffn "$here/expert-ffn.cu" "$kernels/expert-ffn.cu"
 build expert-bench "$here/expert-bench.cu" "$kernels/expert-ffn.cu"
 # for compute-sanitizer --tool racecheck, with the argument `small`
 build expert-racecheck -DRALLY_RACECHECK "$here/expert-ffn.cu" "$kernels/expert-ffn.cu"
+# the attention stage's kernels, alone and one after the other
+for check in norm router gemm stage-chain; do
+  sources=
+  for kernel in norm-quantise router fp8-gemm pack-weights mfa-decode mfa-append; do sources="$sources $kernels/$kernel.cu"; done
+  build "$check" "$here/$check.cu" $sources
+done

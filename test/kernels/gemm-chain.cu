@@ -41,7 +41,7 @@ void bench(int numTokens, const Matrix& down, const Matrix& up, const Matrix& ou
       attended(numTokens, kQuery, random);
   const double time = graphMicroseconds(kLayers, [&](cudaStream_t stream) {
     for (int i = 0; i < kLayers; ++i) {
-      CHECK_CUDA(addRmsNormQuantise(residual.data(), partial.data(), 1, norm.data(), 1e-5f, hidden.activations(), nullptr,
+      CHECK_CUDA(addRmsNormQuantise(residual.data(), partial.data(), 1, residual.data(), norm.data(), 1e-5f, hidden.activations(), nullptr,
                                     numTokens, kHidden, stream));
       CHECK_CUDA(fp8Gemm(hidden.activations(), down.layer(i), nullptr, lowRank.data(), numTokens, down.n, down.k, nullptr,
                          stream));

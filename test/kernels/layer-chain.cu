@@ -100,7 +100,7 @@ struct Chain {
     add([=, this, &m](cudaStream_t s) { return embed(tokens.data(), m.table.data(), x, t, 1000, kHidden, s); });
     for (int i = 0; i < 2; ++i) addLayer(m, layers[i], i == 0 ? nullptr : layers[0].experts.data());
     add([=, this, &m](cudaStream_t s) {
-      return addRmsNormQuantise(x, layers[1].experts.data(), 1, m.norm.data(), kEpsilon, final.get(), nullptr, t, kHidden, s);
+      return addRmsNormQuantise(x, layers[1].experts.data(), 1, x, m.norm.data(), kEpsilon, final.get(), nullptr, t, kHidden, s);
     });
     add([=, this, &m](cudaStream_t s) {
       return fp8Gemm(final.get(), m.head.get(), nullptr, logits.data(), t, kLogits, kHidden, layers[0].gemm.data(), s);
@@ -117,7 +117,7 @@ struct Chain {
     const Sequences sequences{pageTable.data(), lengths.data(), t, kMaxPages};
     const KvPool pool{l.pool.data(), KvType::kE4m3, kHeadDim};
     add([=, &m, &l](cudaStream_t s) {
-      return addRmsNormQuantise(x, before, before == nullptr ? 0 : 1, m.norm.data(), kEpsilon, l.input.get(), nullptr, t, kHidden, s);
+      return addRmsNormQuantise(x, before, before == nullptr ? 0 : 1, x, m.norm.data(), kEpsilon, l.input.get(), nullptr, t, kHidden, s);
     });
     add([=, &m, &l](cudaStream_t s) {
       return fp8Gemm(l.input.get(), m.down.get(), nullptr, l.low.data(), t, kLowRank, kHidden, l.gemm.data(), s);
@@ -140,7 +140,7 @@ struct Chain {
       return fp8Gemm(l.attended.get(), m.output.get(), x, x, t, kHidden, kQuery, l.gemm.data(), s);
     });
     add([=, &m, &l](cudaStream_t s) {
-      return addRmsNormQuantise(x, nullptr, 0, m.norm.data(), kEpsilon, l.post.get(), l.normed.data(), t, kHidden, s);
+      return addRmsNormQuantise(x, nullptr, 0, x, m.norm.data(), kEpsilon, l.post.get(), l.normed.data(), t, kHidden, s);
     });
     add([=, &m, &l](cudaStream_t s) {
       return routeTopK(l.normed.data(), m.router.data(), l.ids.data(), l.weights.data(), t, kHidden, kExperts, kTopK, s);

@@ -7,8 +7,8 @@ namespace {
 
 cudaError_t addRmsNormQuantiseOp(const Call& call) {
   const Bf16* partials = call.input<Bf16>(2);
-  return addRmsNormQuantise(call.output<Bf16>(0), partials, partials == nullptr ? 0 : call.size("P"), call.input<Bf16>(1),
-                            call.number("epsilon"), {call.output<E4m3>(1), call.output<float>(2)}, call.output<Bf16>(3),
+  return addRmsNormQuantise(call.input<Bf16>(0), partials, partials == nullptr ? 0 : call.size("P"), call.output<Bf16>(0),
+                            call.input<Bf16>(1), call.number("epsilon"), {call.output<E4m3>(1), call.output<float>(2)}, call.output<Bf16>(3),
                             call.size("T"), call.size("W"), call.stream);
 }
 
@@ -35,11 +35,9 @@ std::string prepareGemm(Call& call) {
 }
 
 cudaError_t fp8GemmOp(const Call& call) {
-  // What there was to add has been copied there if it was not there.
-  Bf16* y = call.output<Bf16>(0);
-  const Bf16* addend = call.input<Bf16>(5) == nullptr ? nullptr : y;
-  return fp8Gemm({call.input<E4m3>(0), call.input<float>(1)}, {call.input<E4m3>(2), call.input<float>(3)}, addend, y,
-                 call.size("T"), call.size("N"), call.size("K"), call.input<void>(4), call.stream);
+  return fp8Gemm({call.input<E4m3>(0), call.input<float>(1)}, {call.input<E4m3>(2), call.input<float>(3)},
+                 call.input<Bf16>(5), call.output<Bf16>(0), call.size("T"), call.size("N"), call.size("K"),
+                 call.input<void>(4), call.stream);
 }
 
 std::optional<KvType> kvTypeOf(const Call& call) {

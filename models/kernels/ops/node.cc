@@ -150,15 +150,6 @@ void compute(const Node& node, OrtKernelContext* context) {
     if (!reason.empty()) throw Refusal(reason);
   }
   if (!makeOutputs(op, context, call)) return;
-  if (signature.inPlace >= 0) {
-    void* from = call.inputs[signature.inPlace];
-    if (from != nullptr && from != call.outputs[0]) {
-      int64_t count = 1;
-      for (const auto& dimension : op.outputShapes[0]) count *= *dimension.evaluate(call.sizes);
-      // The first outputs that are in place are all bf16.
-      checkCuda(cudaMemcpyAsync(call.outputs[0], from, count * 2, cudaMemcpyDeviceToDevice, call.stream), call);
-    }
-  }
   checkCuda(signature.enqueue(call), call);
 }
 

@@ -65,7 +65,7 @@ struct Signature {
   const char* name;
   std::vector<Port> inputs, outputs;
   std::vector<Attribute> attributes;
-  /// The first output may be the same memory as this input; it is copied if it is not. -1: none.
+  /// The first output may be the same memory as this input, or not. -1: none.
   int inPlace = -1;
   cudaError_t (*enqueue)(const Call& call);
   /// Before the outputs are made: sets sizes that outputs need and inputs do not tell. The result is why it cannot be done, or empty.

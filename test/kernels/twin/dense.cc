@@ -34,15 +34,15 @@ cudaError_t rmsNormQuantise(const Bf16* x, int stride, const Bf16* weight, float
   return cudaSuccess;
 }
 
-cudaError_t addRmsNormQuantise(Bf16* residual, const Bf16* partials, int numPartials, const Bf16* weight, float epsilon,
-                               Activations out, Bf16* normed, int numTokens, int width, cudaStream_t) {
+cudaError_t addRmsNormQuantise(const Bf16* residual, const Bf16* partials, int numPartials, Bf16* sum, const Bf16* weight,
+                               float epsilon, Activations out, Bf16* normed, int numTokens, int width, cudaStream_t) {
   const size_t count = static_cast<size_t>(numTokens) * width;
   for (size_t i = 0; i < count; i++) {
-    float sum = toFloat(residual[i]);
-    for (int p = 0; p < numPartials; p++) sum += toFloat(partials[p * count + i]);
-    residual[i] = __float2bfloat16(sum);
+    float value = toFloat(residual[i]);
+    for (int p = 0; p < numPartials; p++) value += toFloat(partials[p * count + i]);
+    sum[i] = __float2bfloat16(value);
   }
-  const auto values = rmsNorm(residual, width, weight, epsilon, numTokens, width);
+  const auto values = rmsNorm(sum, width, weight, epsilon, numTokens, width);
   if (out.data != nullptr) quantise(values, out, numTokens, width);
   for (size_t i = 0; normed != nullptr && i < count; i++) normed[i] = __float2bfloat16(values[i]);
   return cudaSuccess;
