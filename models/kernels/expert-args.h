@@ -12,18 +12,21 @@ struct Shape {
   int sharedLocal;  // -1: none
   int hidden;
   int inter;
-  __host__ __device__ int numPairs() const { return numTokens * (topK + 1); }
+  /// Of a token: topK, and the shared expert after them.
+  __host__ __device__ int choices() const { return topK + (sharedLocal >= 0 || topK == 0); }
+  __host__ __device__ int numPairs() const { return numTokens * choices(); }
   __host__ __device__ int maxTiles() const { return numLocal + numPairs() / kTileTokens; }
   __host__ __device__ int hiddenGroups() const { return hidden / kGroup; }
   __host__ __device__ int interGroups() const { return inter / kGroup; }
   __host__ __device__ int hiddenPairs() const { return (hidden + kItemRows - 1) / kItemRows; }
+  __host__ __device__ int numCounters() const { return maxTiles() * (1 + interGroups()) + 2 * kMaxBlocks + hiddenPairs(); }
   /// 0: gate and up, 1: down.
   __host__ __device__ Phase phase(int p) const {
     return p == 0 ? Phase{numLocal, interGroups(), hiddenGroups()} : Phase{numLocal, hiddenPairs(), interGroups()};
   }
 };
 
-/// Activations gathered per token tile, as bulk copies want them; unused rows are never written nor looked at.
+/// Activations per token tile, as bulk copies want them; unused rows are never written nor looked at.
 struct PackedActivations {
   E4m3* data;     // [maxTiles, K / 128, 128, 128], swizzled as Weights::tiles
   float* scales;  // [maxTiles, K / 128, 128]
@@ -31,21 +34,36 @@ struct PackedActivations {
 
 /// Progress of one call; zero at its start.
 struct Progress {
-  int* packed;      // [maxTiles] rows of the tile that lie in `input`
+  int* packed;      // [maxTiles] parts of rows of the tile that lie in `input`, kPartsPerRow each
   int* activated;   // [maxTiles, inter / 128] 1: that group of `middle` is there
   int* handedOver;  // [2, kMaxBlocks] 1: the block's sums of that phase are there
   int* down;        // [hidden / 256] token tiles whose rows of `rows` are there
 };
 
+/// First in every workspace, whatever the shapes of its calls. Zeroed once by its owner. A call counts in one set and clears the
+/// other for the next call.
+struct Counters {
+  static constexpr int kInts = 16384;
+  int numCalls;
+  int numStarted;  // blocks of the call that begins
+  alignas(128) int sets[2][kInts];
+};
+
 struct Workspace {
-  Progress progress;
-  size_t progressBytes;
+  Counters* counters;
   PackedActivations input;   // K = hidden
   PackedActivations middle;  // K = inter
-  float* rows;               // [numPairs, hidden] not yet weighted
+  float* rows;               // [numPairs, hidden] not yet weighted; of tokens with several
   float* sums;               // [2, kMaxBlocks, 256 x 128]
   size_t bytes;
 };
+
+__device__ inline Progress progressIn(const Workspace& workspace, const Shape& shape, int set) {
+  int* first = workspace.counters->sets[set];
+  int* activated = first + shape.maxTiles();
+  int* handedOver = activated + shape.maxTiles() * shape.interGroups();
+  return {first, activated, handedOver, handedOver + 2 * kMaxBlocks};
+}
 
 inline Workspace workspaceAt(void* base, const Shape& shape) {
   char* next = static_cast<char*>(base);
@@ -56,11 +74,7 @@ inline Workspace workspaceAt(void* base, const Shape& shape) {
   };
   const size_t tiles = shape.maxTiles();
   Workspace w;
-  w.progress.packed = reinterpret_cast<int*>(take(tiles * 4));
-  w.progress.activated = reinterpret_cast<int*>(take(tiles * shape.interGroups() * 4));
-  w.progress.handedOver = reinterpret_cast<int*>(take(2 * kMaxBlocks * 4));
-  w.progress.down = reinterpret_cast<int*>(take(shape.hiddenPairs() * 4));
-  w.progressBytes = next - static_cast<char*>(base);
+  w.counters = reinterpret_cast<Counters*>(take(sizeof(Counters)));
   w.input.data = reinterpret_cast<E4m3*>(take(tiles * shape.hiddenGroups() * kTileBytes));
   w.input.scales = reinterpret_cast<float*>(take(tiles * shape.hiddenGroups() * kTileTokens * 4));
   w.middle.data = reinterpret_cast<E4m3*>(take(tiles * shape.interGroups() * kTileBytes));

@@ -11,12 +11,15 @@
 namespace rally::expert {
 
 constexpr int kTileTokens = 128;
+constexpr int kPartsPerRow = 2;  // of a token's way into its tile
 constexpr int kItemRows = 256;  // weight rows of one block
 constexpr int kMaxLocal = 64;
 constexpr int kMaxRows = 4608;
 constexpr int kMaxBlocks = 132;
 constexpr int kTileBytes = 128 * 128;
 constexpr uint16_t kNoRow = 0xffff;
+constexpr uint16_t kSeveral = 0x8000;
+static_assert(kMaxRows <= kSeveral);
 
 /// One matrix product of all experts.
 struct Phase {
@@ -25,8 +28,7 @@ struct Phase {
   int kSteps;
   __host__ __device__ int sideBySide(int numTiles) const { return numTiles / 2 * rowPairs; }
   __host__ __device__ int alone(int numTiles) const { return numTiles % 2 * ((rowPairs + 1) / 2); }
-  /// A step costs what it reads of the weights, in units of 256 x 128.
-  __host__ __device__ int cost(int numTiles) const { return kSteps * (sideBySide(numTiles) + 2 * alone(numTiles)); }
+  __host__ __device__ int items(int numTiles) const { return sideBySide(numTiles) + alone(numTiles); }
 };
 
 /// The part of an item that one block does: rows 256 * rowPair.. of the weights of `expert` times token tile `tile`, steps kBegin to
@@ -52,51 +54,32 @@ struct Range {
   int numSegments;
 };
 
+/// What is brought before the plan is there.
+struct Guess {
+  int tileBase[kMaxLocal + 1];
+  int numStages;
+  Segment first;
+};
+
 /// Rows are (token, choice) pairs with a local expert, in ascending order of expert, then token.
 struct Plan {
   int rowBase[kMaxLocal + 1];
   int tileBase[kMaxLocal + 1];
-  Range ranges[2];  // of this block's cluster in gate/up and down
-  uint16_t rowOf[kMaxRows];  // [numTokens, topK + 1] row, kNoRow: expert elsewhere; the last choice is the shared expert
+  Range ranges[2];     // of this block's cluster in gate/up and down
+  int numWrongStages;  // of weights that were guessed
+  bool combines;    // a token has several rows, or none
+  uint16_t pairOf[kMaxRows];  // token * choices + choice, and kSeveral where the token has other rows too
 };
-
-struct Cut {
-  int item;
-  int step;
-};
-
-__host__ __device__ inline Cut cutAt(const int* tileBase, const Phase& phase, int position) {
-  int item = 0;
-  for (int e = 0; e < phase.numLocal; ++e) {
-    const int numTiles = tileBase[e + 1] - tileBase[e];
-    const int cost = phase.cost(numTiles), sideBySide = phase.sideBySide(numTiles);
-    if (position >= cost) {
-      position -= cost;
-      item += sideBySide + phase.alone(numTiles);
-      continue;
-    }
-    if (position < sideBySide * phase.kSteps) return {item + position / phase.kSteps, position % phase.kSteps};
-    position = (position - sideBySide * phase.kSteps) / 2;
-    return {item + sideBySide + position / phase.kSteps, position % phase.kSteps};
-  }
-  return {item, 0};
-}
 
 __host__ __device__ inline Range rangeOf(const int* tileBase, const Phase& phase, int cluster, int numClusters) {
-  int cost = 0, numItems = 0;
-  for (int e = 0; e < phase.numLocal; ++e) {
-    const int numTiles = tileBase[e + 1] - tileBase[e];
-    cost += phase.cost(numTiles);
-    numItems += phase.sideBySide(numTiles) + phase.alone(numTiles);
-  }
-  const int longest = phase.kSteps * (cost > numItems * phase.kSteps ? 2 : 1);
-  const int workers = cost / longest < numClusters ? cost / longest : numClusters;  // no range is shorter than an item
+  int numItems = 0;
+  for (int e = 0; e < phase.numLocal; ++e) numItems += phase.items(tileBase[e + 1] - tileBase[e]);
+  const int workers = numItems < numClusters ? numItems : numClusters;  // no range is shorter than an item
   if (cluster >= workers) return {0, 0, 0, 0, 0};
-  const uint32_t each = static_cast<uint32_t>(cost / workers), rest = static_cast<uint32_t>(cost % workers);
+  const uint32_t numSteps = numItems * phase.kSteps, each = numSteps / workers, rest = numSteps % workers;
   const auto share = [&](uint32_t n) { return static_cast<int>(n * each + n * rest / workers); };
-  const Cut begin = cutAt(tileBase, phase, share(cluster));
-  const Cut end = cutAt(tileBase, phase, share(cluster + 1));
-  Range range{begin.item + (begin.step > 0), end.item, end.step, begin.step, 0};
+  const int begin = share(cluster), end = share(cluster + 1);
+  Range range{(begin + phase.kSteps - 1) / phase.kSteps, end / phase.kSteps, end % phase.kSteps, begin % phase.kSteps, 0};
   range.numSegments = range.endWhole - range.firstWhole + (range.headSteps > 0) + (range.tailBegin > 0);
   return range;
 }
@@ -116,7 +99,7 @@ __host__ __device__ inline Segment segmentOf(const int* tileBase, const int* row
   for (;; ++expert) {
     numTiles = tileBase[expert + 1] - tileBase[expert];
     sideBySide = phase.sideBySide(numTiles);
-    const int numItems = sideBySide + phase.alone(numTiles);
+    const int numItems = phase.items(numTiles);
     if (item < numItems) break;
     item -= numItems;
   }

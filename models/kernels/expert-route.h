@@ -1,39 +1,60 @@
-// Before and after the matrix products: which row each (token, choice) pair gets, gathering tokens into tiles, and summing a token's
-// rows.
+// Before and after the matrix products: which row each (token, choice) pair gets, packing tokens into tiles, and summing the rows of a token that has several.
 #pragma once
 
-#include "expert-args.h"
-#include "expert-sync.h"
+#include "expert-weights.h"
 
 namespace rally::expert {
 
-/// Local expert of a pair, or -1.
-__device__ inline int expertOfPair(const Args& args, int pair) {
-  const Shape& shape = args.shape;
-  const int token = pair / (shape.topK + 1);
-  const int choice = pair % (shape.topK + 1);
-  if (choice == shape.topK) return shape.sharedLocal;
-  const int id = args.expertIds[token * shape.topK + choice];
-  const int local = id < 0 ? -1 : args.localOf[id];
-  return local < shape.numLocal ? local : -1;
-}
-
 constexpr int8_t kElsewhere = -1;
+constexpr int kSharedId = -2;
+
+/// The expert of a (token, choice) pair.
+__device__ inline int idOfPair(const Args& args, int pair) {
+  const int topK = args.shape.topK, choices = args.shape.choices(), token = pair / choices, choice = pair % choices;
+  if (choice == topK) return kSharedId;
+  return max(args.expertIds[token * topK + choice], int{kElsewhere});
+}
+/// Local expert, or kElsewhere.
+__device__ inline int localOfId(const Args& args, int id) {
+  if (id == kSharedId) return args.shape.sharedLocal;
+  const int local = id < 0 ? kElsewhere : args.localOf[id];
+  return local < args.shape.numLocal ? local : kElsewhere;
+}
 
 /// Shared memory that makePlan needs for a while.
 struct PlanScratch {
   int8_t expertOf[kMaxRows];
+  uint16_t before[kMaxRows];  // pairs of the same expert in the same warp that come first
   int counts[12][kMaxLocal];
 };
 
 /// The first part of makePlan, which waits for memory.
 __device__ inline void lookUpExperts(const Args& args, PlanScratch& scratch) {
-#pragma unroll 2
-  for (int pair = threadIdx.x; pair < args.shape.numPairs(); pair += 384) scratch.expertOf[pair] = expertOfPair(args, pair);
+  constexpr int kAtOnce = 4, numThreads = 384;
+  for (int first = threadIdx.x; first < args.shape.numPairs(); first += kAtOnce * numThreads) {
+    int expert[kAtOnce];
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i)
+      expert[i] = first + i * numThreads < args.shape.numPairs() ? idOfPair(args, first + i * numThreads) : kElsewhere;
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i) expert[i] = localOfId(args, expert[i]);
+#pragma unroll
+    for (int i = 0; i < kAtOnce; ++i)
+      if (first + i * numThreads < args.shape.numPairs()) scratch.expertOf[first + i * numThreads] = expert[i];
+  }
+}
+
+__device__ inline void planRange(const Args& args, Shared& shared, int p) {
+  Plan& plan = shared.plan;
+  plan.ranges[p] = rangeOf(plan.tileBase, args.shape.phase(p), blockIdx.x / 2, gridDim.x / 2);
+  if (p > 0) return;
+  const Work work(args.shape, plan, 0);
+  plan.numWrongStages = work.numSegments() == 0 ? shared.guess.numStages : numWrongStages(shared.guess, work.segment(0));
 }
 
 /// Fills the plan; by all threads of the block, 12 warps, after lookUpExperts.
-__device__ inline void makePlan(const Args& args, Plan& plan, PlanScratch& scratch) {
+__device__ inline void makePlan(const Args& args, Shared& shared, PlanScratch& scratch) {
+  Plan& plan = shared.plan;
   constexpr int numThreads = 384, numWarps = numThreads / 32;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int numPairs = args.shape.numPairs(), numLocal = args.shape.numLocal;
@@ -49,7 +70,7 @@ __device__ inline void makePlan(const Args& args, Plan& plan, PlanScratch& scrat
     const int before = expert == kElsewhere ? 0 : counts[expert];
     __syncwarp();
     if (expert != kElsewhere) {
-      plan.rowOf[pair] = before + __popc(same & ((1u << lane) - 1));
+      scratch.before[pair] = before + __popc(same & ((1u << lane) - 1));
       if (lane == __ffs(same) - 1) counts[expert] = before + __popc(same);
     }
     __syncwarp();
@@ -90,75 +111,84 @@ __device__ inline void makePlan(const Args& args, Plan& plan, PlanScratch& scrat
     }
   }
   __syncthreads();
+  if (warp == numWarps - 1 && lane < 2)  // it has the fewest pairs
+    planRange(args, shared, lane);
+  const int choices = args.shape.choices();
+  bool combines = false;
   for (int pair = begin + lane; pair < end; pair += 32) {
+    const int8_t* ofToken = scratch.expertOf + pair / choices * choices;
+    int numRows = 0;
+    for (int c = 0; c < choices; ++c) numRows += ofToken[c] != kElsewhere;
+    combines |= numRows != 1;
     const int expert = scratch.expertOf[pair];
-    plan.rowOf[pair] = expert == kElsewhere ? kNoRow : plan.rowOf[pair] + counts[expert];
+    if (expert != kElsewhere) plan.pairOf[scratch.before[pair] + counts[expert]] = pair | (numRows > 1 ? kSeveral : 0);
   }
-  fenceForAsync();  // bulk copies write over the scratch
+  combines = __syncthreads_or(combines);
+  if (threadIdx.x == 0) plan.combines = combines;
   __syncthreads();
+  fenceForAsync();
+  meetCluster();  // bulk copies write over the scratch, the other block's too
 }
 
-/// The token of one pair on its way into its tile; by one warp. Loaded before the plan is made, because loads that start with the
-/// weights' copies wait for those.
-struct Gather {
-  static constexpr int kChunks = 14;  // of 16 bytes per lane: 7,168 bytes in flight
-  uint4 chunks[kChunks];
-  float scales[2];
-
-  __device__ void load(const Args& args, int pair) {
-    const Shape& shape = args.shape;
-    if (pair >= shape.numPairs()) return;
-    const int lane = threadIdx.x % 32, token = pair / (shape.topK + 1), groups = shape.hiddenGroups();
-    const uint4* source = reinterpret_cast<const uint4*>(args.x.data + size_t(token) * shape.hidden);
+/// Part of a token's way into its tile; by one warp.
+__device__ inline void packPart(const Args& args, const Shared& shared, int row, int part) {
+  constexpr int kAtOnce = 7;  // of 16 bytes per lane
+  const Shape& shape = args.shape;
+  const Plan& plan = shared.plan;
+  const int lane = threadIdx.x % 32, token = tokenOfRow(shape, plan, row), groups = shape.hiddenGroups();
+  int expert = 0;
+  while (plan.rowBase[expert + 1] <= row) ++expert;
+  const int position = row - plan.rowBase[expert];
+  const int tile = plan.tileBase[expert] + position / kTileTokens, slot = position % kTileTokens;
+  const uint4* source = reinterpret_cast<const uint4*>(args.x.data + size_t(token) * shape.hidden);
+  uint4* target = reinterpret_cast<uint4*>(args.workspace.input.data + size_t(tile) * groups * kTileBytes);
+  float* targetScales = args.workspace.input.scales + size_t(tile) * groups * kTileTokens + slot;
+  const int perPart = (groups + kPartsPerRow - 1) / kPartsPerRow;
+  const int end = min(groups, (part + 1) * perPart);
+  for (int first = part * perPart; first < end; first += 4 * kAtOnce) {  // groups
+    const int group = first + lane;
+    const bool scaled = lane < 4 * kAtOnce && group < end;
+    const float scale = scaled ? args.x.scales[size_t(group) * shape.numTokens + token] : 0;
+    uint4 chunks[kAtOnce];
 #pragma unroll
-    for (int i = 0; i < kChunks; ++i)
-      if (lane + 32 * i < groups * 8) chunks[i] = source[lane + 32 * i];
+    for (int i = 0; i < kAtOnce; ++i)
+      if (const int chunk = first * 8 + lane + 32 * i; chunk < end * 8) chunks[i] = source[chunk];
 #pragma unroll
-    for (int i = 0; i < 2; ++i)
-      if (lane + 32 * i < groups) scales[i] = args.x.scales[size_t(lane + 32 * i) * shape.numTokens + token];
+    for (int i = 0; i < kAtOnce; ++i)
+      if (const int chunk = first * 8 + lane + 32 * i; chunk < end * 8)
+        target[(chunk / 8 * 128 + slot) * 8 + (chunk % 8 ^ slot % 8)] = chunks[i];
+    if (scaled) targetScales[group * kTileTokens] = scale;
   }
+  __syncwarp();
+  if (lane == 0) announce(shared.progress.packed + tile);
+}
 
-  __device__ void store(const Args& args, const Plan& plan, int pair) const {
-    const Shape& shape = args.shape;
-    if (pair >= shape.numPairs() || plan.rowOf[pair] == kNoRow) return;
-    const int lane = threadIdx.x % 32, token = pair / (shape.topK + 1), groups = shape.hiddenGroups();
-    const int row = plan.rowOf[pair];
-    int expert = 0;
-    while (plan.rowBase[expert + 1] <= row) ++expert;
-    const int position = row - plan.rowBase[expert];
-    const int tile = plan.tileBase[expert] + position / kTileTokens, slot = position % kTileTokens;
-    uint4* target = reinterpret_cast<uint4*>(args.workspace.input.data + size_t(tile) * groups * kTileBytes);
-    const auto put = [&](int chunk, uint4 value) {
-      target[(chunk / 8 * 128 + slot) * 8 + (chunk % 8 ^ slot % 8)] = value;
-    };
-    float* targetScales = args.workspace.input.scales + size_t(tile) * groups * kTileTokens + slot;
-#pragma unroll
-    for (int i = 0; i < kChunks; ++i)
-      if (lane + 32 * i < groups * 8) put(lane + 32 * i, chunks[i]);
-#pragma unroll
-    for (int i = 0; i < 2; ++i)
-      if (lane + 32 * i < groups) targetScales[(lane + 32 * i) * kTileTokens] = scales[i];
-    const uint4* source = reinterpret_cast<const uint4*>(args.x.data + size_t(token) * shape.hidden);
-    for (int chunk = lane + 32 * kChunks; chunk < groups * 8; chunk += 32) put(chunk, source[chunk]);
-    for (int group = lane + 64; group < groups; group += 32)
-      targetScales[group * kTileTokens] = args.x.scales[size_t(group) * shape.numTokens + token];
-    __syncwarp();
-    if (lane == 0) announce(args.workspace.progress.packed + tile);
-  }
-};
+/// rowOf [numTokens, choices]: kNoRow where the expert is elsewhere. By all consumers.
+__device__ inline void findRows(const Args& args, const Plan& plan, uint16_t* rowOf) {
+  for (int pair = threadIdx.x; pair < args.shape.numPairs(); pair += kConsumers) rowOf[pair] = kNoRow;
+  consumerBarrier();
+  for (int row = threadIdx.x; row < plan.rowBase[args.shape.numLocal]; row += kConsumers)
+    rowOf[plan.pairOf[row] & ~kSeveral] = row;
+  consumerBarrier();
+}
 
-/// y of 256 columns of one token per turn: its rows, weighted, in ascending order of expert; by one warp.
-__device__ inline void combine(const Args& args, const Plan& plan, int first, int stride) {
+/// y of 256 columns of one token per turn: its rows, weighted, in ascending order of expert; by one warp. A token with one row has
+/// its y already.
+__device__ inline void combine(const Args& args, const Shared& shared, const uint16_t* rowOf, int first, int stride) {
   constexpr int kAtOnce = 4;
   const int lane = threadIdx.x % 32;
   const Shape& shape = args.shape;
-  const int choices = shape.topK + 1, blocks = shape.hiddenPairs();
+  const int choices = shape.choices(), blocks = shape.hiddenPairs();
   for (int unit = first; unit < blocks * shape.numTokens; unit += stride) {
     const int token = unit % shape.numTokens, block = unit / shape.numTokens;
     const int column = block * kItemRows + lane * 8;
+    const uint16_t* rows = rowOf + token * choices;
+    int numRows = 0;
+    for (int c = 0; c < choices; ++c) numRows += rows[c] != kNoRow;
+    if (numRows == 1) continue;
+    if (numRows > 0) waitAtLeast(shared.progress.down + block, shared.plan.tileBase[shape.numLocal]);
     float sum[8] = {};
     int last = -1;
-    bool waited = false;
     do {
       float weight[kAtOnce];
       const float4* values[kAtOnce];
@@ -167,22 +197,18 @@ __device__ inline void combine(const Args& args, const Plan& plan, int first, in
       for (int n = 0; n < kAtOnce; ++n) {
         int row = kNoRow, choice = 0;  // the next row in ascending order
         for (int c = 0; c < choices; ++c) {
-          const int candidate = plan.rowOf[token * choices + c];
+          const int candidate = rows[c];
           if (candidate > last && candidate < row) {
             row = candidate;
             choice = c;
           }
         }
         last = row;
-        weight[n] = row == kNoRow             ? 0.f
-                    : choice == shape.topK ? 1.f
-                                           : __ldg(args.expertWeights + token * shape.topK + choice);
+        weight[n] = row == kNoRow ? 0.f : weightOf(args, token, choice);
         values[n] = row == kNoRow || column >= shape.hidden
                         ? nullptr
                         : reinterpret_cast<const float4*>(args.workspace.rows + size_t(row) * shape.hidden + column);
       }
-      if (!waited) waitAtLeast(args.workspace.progress.down + block, plan.tileBase[shape.numLocal]);
-      waited = true;
 #pragma unroll
       for (int n = 0; n < kAtOnce; ++n) {
         low[n] = values[n] ? __ldcg(values[n]) : float4{};
@@ -207,8 +233,7 @@ __device__ inline void combine(const Args& args, const Plan& plan, int first, in
     __syncwarp(__activemask());
     if (lane % 4 > 0) continue;  // four lanes share a line
     for (int c = 0; c < choices; ++c)
-      if (const int row = plan.rowOf[token * choices + c]; row != kNoRow)
-        discardLine(args.workspace.rows + size_t(row) * shape.hidden + column);
+      if (rows[c] != kNoRow) discardLine(args.workspace.rows + size_t(rows[c]) * shape.hidden + column);
   }
 }
 

@@ -9,6 +9,7 @@ namespace rally::expert {
 constexpr int kWeightStages = 5;
 constexpr int kActivationStages = 3;
 constexpr int kStagesInFlight = 2;
+constexpr int kMostShared = 4;  // of weights that two blocks ask for together
 
 #ifdef RALLY_RACECHECK  // for racecheck, which does not see that __syncwarp puts all lanes' reads before the arrival of one of them
 constexpr int kArrivalsPerWarp = 32;
@@ -20,11 +21,15 @@ struct Shared {
   alignas(1024) uint8_t weights[kWeightStages][2 * kTileBytes];
   alignas(1024) uint8_t activations[kActivationStages][kTileBytes];
   float scales[kActivationStages][kTileTokens];
-  float weightScales[kWeightStages][2];
+  alignas(16) float weightScales[kWeightStages][2][4];
+  int scaleAt[kWeightStages][2];  // which of four it is
   Barrier fullWeights[kWeightStages], emptyWeights[kWeightStages];
   Barrier fullActivations[kActivationStages], emptyActivations[kActivationStages];
   Barrier written, announced;  // of one segment
   uint32_t largest[2][64];  // per warpgroup and token, with up to 64 tokens
+  int numCalls;  // before this one
+  Progress progress;
+  Guess guess;
   Plan plan;
 };
 
@@ -53,6 +58,15 @@ struct Work {
     return segmentOf(plan.tileBase, plan.rowBase, phase, plan.ranges[p], index, rank());
   }
 };
+
+__device__ inline int tokenOfRow(const Shape& shape, const Plan& plan, int row) {
+  return (plan.pairOf[row] & ~kSeveral) / shape.choices();
+}
+
+/// With what a token's row at one of its choices counts in its y; the shared expert counts as it is.
+__device__ inline float weightOf(const Args& args, int token, int choice) {
+  return choice == args.shape.topK ? 1.f : args.expertWeights[token * args.shape.topK + choice];
+}
 
 /// Tokens whose activations are fetched, when so many are used.
 __device__ inline int fetchedTokens(int numRows) { return (numRows + 15) / 16 * 16; }

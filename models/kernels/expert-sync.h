@@ -1,7 +1,7 @@
 // Progress counters between the blocks of one launch, and what the two blocks of a cluster share.
 #pragma once
 
-#include "copy.h"
+#include "cluster.h"
 
 namespace rally::expert {
 
@@ -17,6 +17,11 @@ __device__ inline void waitAtLeast(const int* counter, int value) {
 /// By one thread, after a barrier with those whose writes it announces.
 __device__ inline void announce(int* counter) {
   asm volatile("red.release.gpu.global.add.s32 [%0], 1;" ::"l"(counter) : "memory");
+}
+__device__ inline int addAcquireRelease(int* counter, int value) {
+  int before;
+  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(value) : "memory");
+  return before;
 }
 /// Orders ordinary accesses to device memory, seen or made by this thread, with bulk copies.
 __device__ inline void fenceGlobalForAsync() { asm volatile("fence.proxy.async.global;" ::: "memory"); }
@@ -41,33 +46,12 @@ __device__ inline void discardLine(const void* line) { asm volatile("discard.glo
 constexpr int kConsumers = 256;
 __device__ inline void consumerBarrier() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
 
-__device__ inline uint32_t clusterRank() {
-  uint32_t rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return rank;
-}
-/// By all threads of both blocks.
-__device__ inline void clusterBarrier() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
 __device__ inline uint32_t loadShared(uint32_t address) {
   uint32_t value;
   asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
   return value;
 }
 
-/// Arrives at the barrier of the same name in block `rank` of the cluster, when nothing was written for its waiters to see (with
-/// cluster scope this would be a fence of the whole device).
-__device__ inline void arriveAt(Barrier* barrier, uint32_t rank) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n"
-      "}" ::"r"(sharedAddress(barrier)),
-      "r"(rank)
-      : "memory");
-}
 /// As copy, into the shared memory of both blocks, each of which has its own barrier told.
 __device__ inline void copyToBoth(void* destination, const void* source, uint32_t numBytes, Barrier* barrier) {
   asm volatile(

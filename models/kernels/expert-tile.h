@@ -47,6 +47,15 @@ struct Consumer {
       if (kArrivalsPerWarp == 32 || lane == rank) arriveAt(&empty, rank);
   }
 
+  /// The next stages of weights are nobody's.
+  __device__ void passOver(int numStages) {
+    for (; numStages > 0; --numStages) {
+      wait(&shared.fullWeights[weightTurn.stage], weightTurn.parity);
+      giveBack(shared.emptyWeights[weightTurn.stage]);
+      weightTurn.next();
+    }
+  }
+
   /// part = this warpgroup's tokens times 64 weight rows over the 128 bytes of K of a stage; begun, not waited for.
   static __device__ void multiply(float (&part)[32], const uint32_t (&a)[4][4], const uint8_t* weights) {
     const Operand b(weights);
@@ -55,6 +64,14 @@ struct Consumer {
     for (int step = 0; step < 4; ++step)  // 32 bytes of K each
       WgmmaE4m3<64>::fromRegisters(part, a[step], b.at(32 * step), step > 0);
     wgmmaCommit();
+  }
+  /// Has the registers until now: the matrix unit reads them later than the instruction that names them, which the assembler does not
+  /// see for operands, so it may give them away.
+  static __device__ void keep(const uint32_t (&a)[4][4]) {
+    uint32_t mixed = 0;
+#pragma unroll
+    for (int i = 0; i < 16; ++i) mixed ^= a[i / 4][i % 4];
+    asm volatile("{.reg .pred p; setp.eq.u32 p, %0, 0x9e3779b9; @p nanosleep.u32 0;}" ::"r"(mixed) : "memory");
   }
   static __device__ void promote(float (&sums)[32], const float (&part)[32], float upperScale, float lowerScale) {
 #pragma unroll
@@ -91,7 +108,8 @@ struct Consumer {
     float upperScale[blocks / 2], lowerScale[blocks / 2];
 #pragma unroll
     for (int t = 0; t < blocks / 2; ++t) {
-      const float scale = shared.weightScales[weightTurn.stage][firstTile<blocks>() + t];
+      const int tile = firstTile<blocks>() + t, stage = weightTurn.stage;
+      const float scale = shared.weightScales[stage][tile][shared.scaleAt[stage][tile]];
       upperScale[t] = upper * scale;
       lowerScale[t] = lower * scale;
     }
@@ -100,12 +118,12 @@ struct Consumer {
     multiply(part[0], a, weights);
 #pragma unroll
     for (int block = 0; block < blocks; ++block) {
-      if (block + 1 < blocks) {
-        multiply(part[(block + 1) % 2], a, weights + (block + 1) * 64 * kGroup);
-        if (block + 2 == blocks) passTurn();
-        wgmmaWait<1>();
-      } else {
+      if (block + 1 < blocks) multiply(part[(block + 1) % 2], a, weights + (block + 1) * 64 * kGroup);
+      if (block + 2 < blocks) wgmmaWait<1>();
+      if (block + 2 == blocks) {
+        passTurn();
         wgmmaWait<0>();
+        keep(a);
         giveBack(shared.emptyWeights[weightTurn.stage]);
         weightTurn.next();
       }
@@ -131,7 +149,7 @@ struct Consumer {
 
   template <int blocks>
   __device__ void takeOver(float (&sums)[blocks][32], int phase) {
-    waitAtLeast(args.workspace.progress.handedOver + phase * kMaxBlocks + blockIdx.x - 2, 1);
+    waitAtLeast(shared.progress.handedOver + phase * kMaxBlocks + blockIdx.x - 2, 1);
     const float4* in = handedSums(phase, blockIdx.x - 2);
 #pragma unroll
     for (int b = 0; b < blocks; ++b)
@@ -197,20 +215,46 @@ struct Consumer {
     }
   }
 
+  /// A token's only row is its y; several are put where combine sums them up.
   template <int blocks>
   __device__ void storeRows(const float (&sums)[blocks][32], const Segment& segment) {
-    const int column = segment.rowPair * kItemRows + firstTile<blocks>() * 128 + lane % 4 * 2;
+    const int choices = args.shape.choices(), hidden = args.shape.hidden;
+    const int firstColumn = segment.rowPair * kItemRows + firstTile<blocks>() * 128;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       const int row = firstToken<blocks>() + 8 * h;
-      float* out = args.workspace.rows + size_t(segment.firstRow + row) * args.shape.hidden;
+      const bool used = row < segment.numRows;
+      const int place = used ? shared.plan.pairOf[segment.firstRow + row] : kSeveral;
+      const bool only = !(place & kSeveral);
+      if (used && !only) {
+        float* out = args.workspace.rows + size_t(segment.firstRow + row) * hidden;
+#pragma unroll
+        for (int b = 0; b < blocks; ++b)
+#pragma unroll
+          for (int j = 0; j < 8; ++j) {
+            const int column = firstColumn + 64 * b + 8 * j + lane % 4 * 2;
+            if (column < hidden)
+              storeKept(reinterpret_cast<float2*>(out + column), make_float2(sums[b][4 * j + 2 * h], sums[b][4 * j + 2 * h + 1]));
+          }
+      }
+      if (!__any_sync(~0u, only)) continue;
+      const int token = place / choices;
+      const float weight = only ? weightOf(args, token, place % choices) : 0.f;
+      Bf16* out = args.y + size_t(token) * hidden;
 #pragma unroll
       for (int b = 0; b < blocks; ++b)
 #pragma unroll
-        for (int j = 0; j < 8; ++j) {
-          const int at = column + 64 * b + 8 * j;
-          if (row < segment.numRows && at < args.shape.hidden)
-            storeKept(reinterpret_cast<float2*>(out + at), make_float2(sums[b][4 * j + 2 * h], sums[b][4 * j + 2 * h + 1]));
+        for (int half = 0; half < 2; ++half) {
+          uint32_t words[4];
+#pragma unroll
+          for (int j = 0; j < 4; ++j) {
+            const float* pair = sums[b] + 16 * half + 4 * j + 2 * h;  // the same bits as combine has: it adds to 0
+            const __nv_bfloat162 word = __floats2bfloat162_rn(fmaf(weight, pair[0], 0.f), fmaf(weight, pair[1], 0.f));
+            words[j] = reinterpret_cast<const uint32_t&>(word);
+          }
+          const uint4 chunk = transposeQuad(words);
+          const int column = firstColumn + 64 * b + 32 * half + lane % 4 * 8;
+          if (only && column < hidden) *reinterpret_cast<uint4*>(out + column) = chunk;
         }
     }
   }

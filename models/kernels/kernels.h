@@ -32,7 +32,7 @@ struct Activations {
 /// N and K are multiples of 128.
 struct Weights {
   const E4m3* tiles;    // [N / 128, K / 128, 128, 128]
-  const float* scales;  // [N / 128, K / 128]
+  const float* scales;  // [N / 128, K / 128]; expertFfn reads whole 16 bytes, so memory up to the next multiple must exist
 };
 
 /// Brings a row-major matrix into the order of Weights::tiles.
@@ -110,6 +110,8 @@ cudaError_t routeTopK(const Bf16* x, const float* router, int32_t* expertIds, fl
 /// SwiGLU experts of one shard over a batch: y[t] = sum over this shard's chosen experts e of weight * down_e(silu(gate_e x) *
 /// up_e x), in f32, written as bf16. An expert id that is not in [0, numLocal) after `localOf` (-1: elsewhere) is skipped; a
 /// token without any local expert gets zeros. The shared expert is a local expert that every token has with weight 1.
+/// workspace: expertWorkspaceBytes(...) of the largest call, zeroed once by its owner and then used by expertFfn alone, by one call
+/// at a time, whatever its shape.
 struct ExpertWeights {
   Weights gateUp;  // per expert [2 * inter, hidden]; rows of gate and up interleaved in blocks of 64 (64 gate, 64 up, ...)
   Weights down;    // per expert [hidden, inter]

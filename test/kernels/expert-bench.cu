@@ -58,6 +58,7 @@ void bench(const char* name, const Dimensions& d, const ExpertSet* const (&sets)
   const Batch batch(d, routeCounts(d, numTokens, counts, 5), localTable(d), 5);
   Buffer<Bf16> y(size_t(numTokens) * d.hidden);
   Buffer<uint8_t> workspace(expertWorkspaceBytes(numTokens, d.topK, d.numLocal, d.hidden, d.inter));
+  zeroWorkspace(workspace);
   const double time = medianMicroseconds(8, 25, [&](int i, cudaStream_t stream) {
     CHECK(expertFfn({reinterpret_cast<E4m3*>(batch.x.device), batch.scales.device}, batch.ids.device, batch.weights.device,
                     batch.localOf.device, sets[i % 2]->view(), d.numLocal, d.sharedLocal, y.device, numTokens, d.topK, d.hidden,
@@ -91,6 +92,13 @@ int main() {
   });
   std::printf("copy %.2f TB/s (read + written), read %.2f TB/s\n", 2.0 * bytes / copied / 1e6, double(bytes) / read / 1e6);
   bench("balanced: 128 tokens, 128 each + shared", d, sets, 128, {128, 128, 128});
+  Dimensions stage = d;  // as in `rally bench --stage ffn`: every row is a token at one expert
+  stage.topK = 1;
+  stage.sharedLocal = -1;
+  bench("stage 128: 512 rows, 128 each of 4", stage, sets, 512, {128, 128, 128, 128});
+  bench("stage 128 skewed: 256/96/32/128", stage, sets, 512, {256, 96, 32, 128});
+  bench("stage 256: 1024 rows, 256 each of 4", stage, sets, 1024, {256, 256, 256, 256});
+  bench("stage 64: 256 rows, 64 each of 4", stage, sets, 256, {64, 64, 64, 64});
   bench("64 tokens, 64 each + shared", d, sets, 64, {64, 64, 64});
   bench("16 tokens, 16 each + shared", d, sets, 16, {16, 16, 16});
   bench("128 tokens, 40/20/4 + shared 128", d, sets, 128, {40, 20, 4});

@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include "../../models/kernels/kernels.h"
+#include "../../models/kernels/expert-args.h"
 
 #define CHECK(call)                                                                             \
   do {                                                                                          \
@@ -153,19 +153,34 @@ inline std::vector<int> localTable(const Dimensions& d) {
   return local;
 }
 
-/// One launch into poisoned output and workspace.
-inline std::vector<Bf16> runOnce(const Dimensions& d, const ExpertSet& set, const Batch& batch) {
-  if (batch.numTokens == 0) return {};
+/// What a call may find in its workspace: counters as the last call has left them, or zeroed, and anything in the rest.
+inline void poisonWorkspace(const Buffer<uint8_t>& workspace) {
+  constexpr size_t kCounters = sizeof(expert::Counters);
+  CHECK(cudaMemset(workspace.device + kCounters, 0xff, workspace.host.size() - kCounters));
+}
+inline void zeroWorkspace(const Buffer<uint8_t>& workspace) {
+  CHECK(cudaMemset(workspace.device, 0, workspace.host.size()));
+}
+
+/// One launch into poisoned output; the workspace is used by other calls before and after.
+inline std::vector<Bf16> runIn(const Buffer<uint8_t>& workspace, const Dimensions& d, const ExpertSet& set, const Batch& batch) {
   Buffer<Bf16> y(size_t(batch.numTokens) * d.hidden);
-  Buffer<uint8_t> workspace(expertWorkspaceBytes(batch.numTokens, d.topK, d.numLocal, d.hidden, d.inter));
   y.poison();
-  workspace.poison();
+  poisonWorkspace(workspace);
   CHECK(expertFfn({reinterpret_cast<E4m3*>(batch.x.device), batch.scales.device}, batch.ids.device, batch.weights.device,
                   batch.localOf.device, set.view(), d.numLocal, d.sharedLocal, y.device, batch.numTokens, d.topK, d.hidden,
                   d.inter, workspace.device, nullptr));
   CHECK(cudaDeviceSynchronize());
   y.download();
   return y.host;
+}
+
+/// One launch into poisoned output and workspace.
+inline std::vector<Bf16> runOnce(const Dimensions& d, const ExpertSet& set, const Batch& batch) {
+  if (batch.numTokens == 0) return {};
+  const Buffer<uint8_t> workspace(expertWorkspaceBytes(batch.numTokens, d.topK, d.numLocal, d.hidden, d.inter));
+  zeroWorkspace(workspace);
+  return runIn(workspace, d, set, batch);
 }
 
 }  // namespace rally::test
