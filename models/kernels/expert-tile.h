@@ -65,14 +65,6 @@ struct Consumer {
       WgmmaE4m3<64>::fromRegisters(part, a[step], b.at(32 * step), step > 0);
     wgmmaCommit();
   }
-  /// Has the registers until now: the matrix unit reads them later than the instruction that names them, which the assembler does not
-  /// see for operands, so it may give them away.
-  static __device__ void keep(const uint32_t (&a)[4][4]) {
-    uint32_t mixed = 0;
-#pragma unroll
-    for (int i = 0; i < 16; ++i) mixed ^= a[i / 4][i % 4];
-    asm volatile("{.reg .pred p; setp.eq.u32 p, %0, 0x9e3779b9; @p nanosleep.u32 0;}" ::"r"(mixed) : "memory");
-  }
   static __device__ void promote(float (&sums)[32], const float (&part)[32], float upperScale, float lowerScale) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
@@ -123,7 +115,7 @@ struct Consumer {
       if (block + 2 == blocks) {
         passTurn();
         wgmmaWait<0>();
-        keep(a);
+        keepOperand(a);
         giveBack(shared.emptyWeights[weightTurn.stage]);
         weightTurn.next();
       }

@@ -172,6 +172,7 @@ __device__ void addValues(State& state, float (&scores)[32], const uint32_t (&pa
   wgmmaWait<1>();
   addShare(state.output[2], scores, shrink);
   wgmmaWait<0>();
+  keepOperand(packed);
   addShare(state.output[3], other, shrink);
 }
 

@@ -16,6 +16,16 @@ __device__ inline void wgmmaWait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(numPending) : "memory");
 }
 
+/// After the wait for products that have `a` in registers: the matrix unit reads them later than the instruction that names them, which
+/// the assembler does not see for operands, so it would give them away before.
+template <int numSteps>
+__device__ inline void keepOperand(const uint32_t (&a)[numSteps][4]) {
+  uint32_t mixed = 0;
+#pragma unroll
+  for (int i = 0; i < 4 * numSteps; ++i) mixed ^= a[i / 4][i % 4];
+  asm volatile("{.reg .pred p; setp.eq.u32 p, %0, 0x9e3779b9; @p nanosleep.u32 0;}" ::"r"(mixed) : "memory");
+}
+
 /// Describes a K-major operand whose rows of 128 bytes are 128-byte swizzled and follow one another (8 rows = 1,024 bytes,
 /// 1,024-aligned). To go on along K within the 128 bytes, add the bytes to `address`.
 __device__ inline uint64_t swizzledOperand(const void* address) {
