@@ -13,7 +13,7 @@ export interface Rotation {
  * Several times the L2 cache of an H100 (50 MB), and long enough that neither the launch of a graph nor the clock of an event counts.
  * With so many units no weights and no KV stay in the cache; activations of a small batch may, as they do in a whole stage.
  */
-export const STANDARD_ROTATION: Rotation = { bytes: 320e6, graphUs: 1000, mostUnits: 256 };
+export const STANDARD_ROTATION: Rotation = { bytes: 320e6, graphUs: 4000, mostUnits: 256 };
 
 /** ONNX Runtime computes equal nodes of its own operators once: each has buffers of its own. */
 export const DISTINCT_ROTATION: Rotation = { bytes: 1e9, graphUs: 0, mostUnits: 256 };
