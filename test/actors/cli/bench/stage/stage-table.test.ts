@@ -75,8 +75,8 @@ describe("rotation", () => {
   };
 
   it("goes round more bytes than the L2 cache has before a buffer is used again", () => {
-    expect(numUnits(18.4e6)).toEqual({ sets: 18, units: 126 });
-    expect(numUnits(440e6)).toEqual({ sets: 2, units: 8 });
+    expect(numUnits(18.4e6)).toEqual({ sets: 18, units: 252 });
+    expect(numUnits(440e6)).toEqual({ sets: 2, units: 28 });
   });
 
   it("keeps a graph within its number of nodes", () => {
