@@ -132,9 +132,12 @@ export class AttentionActor {
 
   /** The same for one that waits; every actor has as many in hand as this one, and makes tokens as fast. */
   #etaMs(tokensAhead: number, numTokens: number, numInHand: number): number {
-    const { size } = this.#owned;
-    const numActors = Math.max(1, numInHand / Math.max(1, size));
-    return CAUTION * (this.#pace.msFor(tokensAhead, 1) / numActors + this.#pace.msFor(numTokens, size));
+    const ahead = this.#pace.msFor(tokensAhead, 1) / this.#numActors(numInHand);
+    return CAUTION * (ahead + this.#pace.msFor(numTokens, this.#owned.size));
+  }
+
+  #numActors(numInHand: number): number {
+    return Math.max(1, numInHand / Math.max(1, this.#owned.size));
   }
 
   /** The same for one that would come now. Others' promises are as many as this one's. */
@@ -142,8 +145,7 @@ export class AttentionActor {
     const load = this.#queueWatch.load;
     if (load === undefined) return 0;
     const { tokensAhead, tokensPromised, numInHand } = load;
-    const numActors = Math.max(1, numInHand / Math.max(1, this.#owned.size));
-    return this.#etaMs(tokensAhead + numActors * tokensPromised, numTokens, numInHand);
+    return this.#etaMs(tokensAhead + this.#numActors(numInHand) * tokensPromised, numTokens, numInHand);
   }
 
   async #refuseWaiting({ requestId, deadline }: WaitingRequest, etaMs: number): Promise<boolean> {

@@ -121,8 +121,7 @@ export class DeviceAttentionStages implements AttentionStages {
   }
 
   createCache(maxSlots: number): PagedCache {
-    const cache = new PagedCache(this.pages, { maxSlots, maxLength: this.config.contextLength });
-    return cache;
+    return new PagedCache(this.pages, { maxSlots, maxLength: this.config.contextLength });
   }
 
   plan(request: PassRequest): DevicePass {
