@@ -61,6 +61,26 @@ describe.skipIf(!canBuild)("the device's stages", () => {
     return new Forward(stages, shards);
   }
 
+  it("keep passes of several tiles apart that take turns layer by layer", async () => {
+    const forward = await open();
+    const prompts = [tokens(140), tokens(150).slice(10)];
+    const logits = async (ids: readonly number[], index: number) => {
+      const own = new Forward(forward.stages, forward.shards);
+      const cache = caches[index] as ReturnType<Forward["cache"]>;
+      await own.pass(cache, ids.slice(0, 70), [0]);
+      const pass = await own.pass(cache, ids.slice(70), [70]);
+      return () => own.head(pass, [69]).then((values) => values.slice());
+    };
+    const caches = prompts.map(() => forward.cache(1));
+    const alone: Float32Array[] = [];
+    for (const [i, ids] of prompts.entries()) alone.push(await (await logits(ids, i))());
+    for (const cache of caches) cache.clear(0);
+    const heads = await Promise.all(prompts.map(logits));
+    for (const [i, head] of heads.entries()) expect(await head()).toEqual(alone[i]);
+    expect(alone[0]).not.toEqual(alone[1]);
+    await forward.release();
+  });
+
   it.each([1, 3])("compute the reference's logits and choose its experts, %i shards", async (numShards) => {
     const reference = new Reference(dir);
     const ids = tokens(150);
