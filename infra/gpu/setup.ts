@@ -6,6 +6,7 @@ import path from "node:path";
 import { promisify } from "node:util";
 import { download, forgetPart, megabytes, mismatch, writeError } from "../download.ts";
 import { RallyError } from "../errors.ts";
+import { mendFolder, placeFolder } from "../place-folder.ts";
 import { inScratch } from "../scratch.ts";
 import { npmPack } from "./npm-pack.ts";
 import { ORT_LIBRARY } from "./ort-library.ts";
@@ -49,7 +50,7 @@ export async function setUpRuntime(
     try {
       await inScratch(cacheDir, async (scratch) => {
         await checkRoom(cacheDir, source);
-        await moveInPlace(await build(source, scratch, options, pin), folder, scratch);
+        await moveInPlace(await build(source, scratch, options, pin), folder);
       });
       const runtime = findRuntime(cacheDir, pin);
       if (runtime === undefined) continue;
@@ -66,15 +67,10 @@ export async function setUpRuntime(
   throw nothing(pin, failures);
 }
 
-/** Renaming is atomic: others see all of it or nothing. Processes that use what was there before keep it. */
-async function moveInPlace(built: string, folder: string, scratch: string): Promise<void> {
-  await rename(folder, path.join(scratch, "before")).catch(() => undefined);
-  try {
-    await rename(built, folder);
-  } catch (thrown) {
-    // Another process may have been faster.
-    if (!(await isIntact(folder))) throw thrown;
-  }
+/** Another process may have been faster, or what lies there is damaged; processes that use it keep what they have open. */
+async function moveInPlace(built: string, folder: string): Promise<void> {
+  if (placeFolder(built, folder) || (await isIntact(folder))) return;
+  mendFolder(built, folder, MANIFEST);
 }
 
 async function build(source: RuntimeSource, scratch: string, options: SetupOptions, pin: RuntimePin): Promise<string> {

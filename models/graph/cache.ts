@@ -6,7 +6,6 @@ import {
   readdirSync,
   readFileSync,
   readSync,
-  renameSync,
   rmSync,
   statSync,
   writeFileSync,
@@ -15,6 +14,7 @@ import { homedir } from "node:os";
 import path from "node:path";
 import { crc32 } from "node:zlib";
 import { RallyError } from "../../infra/errors.ts";
+import { mendFolder, placeFolder } from "../../infra/place-folder.ts";
 
 const MANIFEST = "manifest.json";
 /** A build folder this old was left behind by a process that died. */
@@ -51,28 +51,10 @@ export function cachedGraphs(cacheDir: string, key: string, build: (dir: string)
   }
 }
 
+/** Another process may have been first, or what lies there is broken. */
 function moveInPlace(building: string, dir: string): string {
-  for (let attempt = 0; ; attempt++) {
-    try {
-      renameSync(building, dir);
-      return dir;
-    } catch (error) {
-      // Another process was first, or what lies there is broken: that makes way.
-      if (isWhole(dir)) return dir;
-      if (attempt === 3) throw RallyError.from(error);
-      // Moved away, not deleted in place: should another process put a whole one there meanwhile, it loses no file of it.
-      moveAway(dir, `${building}-broken`);
-    }
-  }
-}
-
-function moveAway(dir: string, target: string): void {
-  try {
-    renameSync(dir, target);
-  } catch {
-    // Another process has moved it already.
-  }
-  rmSync(target, { recursive: true, force: true });
+  if (!placeFolder(building, dir) && !isWhole(dir)) mendFolder(building, dir, MANIFEST);
+  return dir;
 }
 
 function isWhole(dir: string): boolean {

@@ -221,6 +221,17 @@ describe("setUpRuntime", () => {
     expect((await setUp()).fetched).toBe(false);
   });
 
+  it("may be mended by several at once", async () => {
+    const { runtime } = await setUp();
+    for (let round = 0; round < 20; round++) {
+      writeFileSync(path.join(runtime.libraryFolder, CUDA), "damaged!");
+      await Promise.all(Array.from({ length: 4 }, () => setUp()));
+      expect(text("lib", CUDA)).toBe("provider");
+      expect((await setUp()).fetched).toBe(false);
+    }
+    expect(readdirSync(cacheDir)).toHaveLength(1);
+  });
+
   it("ends when told to", async () => {
     await expect(setUp({ signal: AbortSignal.abort() })).rejects.toMatchObject({ code: "cancelled" });
     expect(findRuntime(cacheDir, pin)).toBeUndefined();
