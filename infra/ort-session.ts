@@ -7,7 +7,7 @@ import { isMissingProvider, missingProvider } from "./gpu/provider-error.ts";
 import type { OpenSession, Session, SessionTensor, SessionTensors, TensorData } from "./session.ts";
 
 /** ONNX Runtime as onnxruntime-node has it: every tensor is in host memory, and on a GPU is copied there and back for each run. */
-export const openOrtSession: OpenSession = (graphFile, { numThreads, provider = "cpu" }) => {
+export const openOrtSession: OpenSession = (graphFile, { numThreads, cores, provider = "cpu" }) => {
   ortBinding.initOrt();
   const options: InferenceSession.SessionOptions = {
     executionProviders: [provider],
@@ -15,8 +15,7 @@ export const openOrtSession: OpenSession = (graphFile, { numThreads, provider = 
     interOpNumThreads: 1,
     executionMode: "sequential",
     graphOptimizationLevel: "all",
-    // Every session has a pool of its own. One that spins long after its run keeps a core from the next session's.
-    extra: { session: { intra_op: { spin_duration_us: "20" } } },
+    extra: { session: poolSettings(numThreads, cores) },
   };
   const session = new ortBinding.binding.InferenceSession();
   try {
@@ -28,6 +27,21 @@ export const openOrtSession: OpenSession = (graphFile, { numThreads, provider = 
   }
   return new OrtSession(graphFile, session as BoundSession);
 };
+
+/**
+ * Every session has a pool of its own. One that spins long after its run keeps a core from the next session's. Work in small pieces
+ * does not wait for a thread whose core does something else.
+ */
+function poolSettings(numThreads: number, cores: readonly number[] = []) {
+  const own = cores.slice(1, numThreads);
+  return {
+    dynamic_block_base: "2",
+    intra_op: { spin_duration_us: "20" },
+    // It counts cores from 1, and wants one for each thread but the caller's.
+    ...(own.length > 0 &&
+      own.length === numThreads - 1 && { intra_op_thread_affinities: own.map((core) => core + 1).join(";") }),
+  };
+}
 
 /** A tensor as the binding reads it: it asks for fields, not for a class, and plain fields are read fastest. */
 interface BoundTensor extends SessionTensor {

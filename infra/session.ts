@@ -30,6 +30,8 @@ export type Provider = (typeof PROVIDERS)[number];
 export interface SessionOptions {
   /** Threads of the CPU. */
   readonly numThreads: number;
+  /** For these threads, as the kernel numbers them; the first is the caller's, who sees to it. Anywhere if left out. */
+  readonly cores?: readonly number[];
   /** "cpu" if left out. RallyError `provider-unavailable` where it cannot be had; never another one instead. */
   readonly provider?: Provider;
 }

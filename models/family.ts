@@ -7,6 +7,8 @@ export interface OpenOptions {
   readonly numThreads: number;
   /** The same for what nobody else has work beside: dense layers and the head. As many unless given. */
   readonly numThreadsAlone?: number;
+  /** For these threads, the first for the one that opens and runs the graphs. Anywhere if left out. */
+  readonly cores?: readonly number[];
   /** What computes; the CPU unless given. */
   readonly provider?: Provider;
   /** Folder for the graphs made from the weights; the user's cache folder unless given. */

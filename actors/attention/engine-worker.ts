@@ -6,6 +6,7 @@ import { connectNats } from "../../infra/nats-connect.ts";
 import { isLoopback } from "../../infra/nats-settings.ts";
 import { loadConfig, openAttentionStages, openFfnShard, shardSpecs } from "../../models/load.ts";
 import type { ModelConfig } from "../../models/config.ts";
+import { coresOf, pinThread } from "../protocol/pinned.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
 import { TraceBuffer } from "../protocol/trace-buffer.ts";
 import { mostMicroBatches } from "./auto-micro-batches.ts";
@@ -45,7 +46,9 @@ async function openFfn(config: ModelConfig): Promise<OpenedFfn> {
   const { id, deployment, modelDir, provider } = settings;
   if (ffnKind === "local") {
     const shards = await Promise.all(
-      shardSpecs(config, 1).map((spec) => openFfnShard(modelDir, spec, { numThreads, provider, warn })),
+      shardSpecs(config, 1).map((spec) =>
+        openFfnShard(modelDir, spec, { numThreads, ...coresOf(settings), provider, warn }),
+      ),
     );
     const close = async () => void (await Promise.all(shards.map((shard) => shard.release())));
     return { ffn: new LocalFfn(shards), place: () => undefined, close };
@@ -106,6 +109,7 @@ function kvRoomFor(maxKvTokens: number) {
 }
 
 async function start(): Promise<void> {
+  await pinThread(settings);
   const progress = (text: string) => post({ kind: "progress", text });
   const config = await loadConfig(settings.modelDir);
   const { modelDir, provider } = settings;
@@ -114,6 +118,7 @@ async function start(): Promise<void> {
   const stages = await openAttentionStages(modelDir, {
     numThreads,
     numThreadsAlone,
+    ...coresOf(settings),
     provider,
     kvRoom,
     progress,

@@ -33,7 +33,9 @@ async function start(settings: AttentionSettings, process: RoleProcess): Promise
   const subjects = subjectsOf(deployment);
   // Tokens cannot come before a request was admitted, so the actor exists by then.
   let actor: AttentionActor | undefined;
-  const data: EngineWorkerData = { settings, ffn: "remote", numThreads: 1, numThreadsAlone: threadsAlone() };
+  const numThreads = settings.pinned?.compute.length ?? 1;
+  const numThreadsAlone = settings.pinned === undefined ? threadsAlone() : numThreads;
+  const data: EngineWorkerData = { settings, ffn: "remote", numThreads, numThreadsAlone };
   const engine = new RoleThread<ToEngine, FromEngine>("actors/attention/engine-worker", data, {
     progress: (text) => process.report({ kind: "progress", text }),
     warning: warn,

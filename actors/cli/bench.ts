@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { cpus, totalmem } from "node:os";
 import { RallyError } from "../../infra/errors.ts";
 import { withProvider } from "../../infra/gpu/provider.ts";
-import { withHugePages } from "../../infra/huge-pages.ts";
+import { withGlibcMemory } from "../../infra/glibc-memory.ts";
 import { withMlaRate } from "../../models/planner/mla-rate.ts";
 import { loadConfig } from "../../models/load.ts";
 import { loadTokenizer } from "../../models/tokenizer/tokenizer.ts";
@@ -91,7 +91,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
   if (values.stage !== undefined) await requireStageDevice(values, context.env);
   // The monolith, or the stage, computes in this process, which must have started as the actors start.
   const provider = values.stage === undefined ? values.provider : "cuda";
-  const env = withHugePages(withProvider(provider, context.env));
+  const env = withGlibcMemory(withProvider(provider, context.env));
   if (READ_AT_START.some((name) => env[name] !== context.env[name])) return inNewProcess(env);
   if (values.stage !== undefined) return runStage(values, context);
   const topology = topologyOf(values);

@@ -136,7 +136,7 @@ async function runOne(
 /** The scenario's, except where a flag says otherwise. */
 function topologyFor(scenario: Scenario, values: Values, given: ReadonlySet<string>): Topology {
   const fromFlags = topologyOf(values);
-  const { numAttention, numShards, numReplicas, microBatches, wireDtype, provider } = fromFlags;
+  const { numAttention, numShards, numReplicas, microBatches, wireDtype, provider, turns } = fromFlags;
   return {
     ...DEFAULT_TOPOLOGY,
     ...scenario.topology,
@@ -149,6 +149,7 @@ function topologyFor(scenario: Scenario, values: Values, given: ReadonlySet<stri
     ...(given.has("micro-batches") && { microBatches }),
     ...(given.has("wire") && { wireDtype }),
     provider,
+    ...(turns !== undefined && { microBatches, turns }),
   };
 }
 

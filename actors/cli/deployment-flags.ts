@@ -1,11 +1,22 @@
 import path from "node:path";
+import { allowedCores } from "../../infra/cores.ts";
 import { RallyError } from "../../infra/errors.ts";
 import { type NatsSettings, natsSettingsFromEnv } from "../../infra/nats-settings.ts";
 import { packageRoot } from "../../infra/own-file.ts";
 import { PROVIDERS } from "../../infra/session.ts";
 import { DEFAULT_TOPOLOGY, type Topology, TOPOLOGY_LIMITS } from "../supervisor/topology.ts";
 import { ROLE_LIMITS, type RoleLimit, type RoleLimits } from "../supervisor/role-limits.ts";
-import { choiceFlag, type Flag, type FlagValues, integerFlag, nameFlag, orWord, textFlag } from "./flags.ts";
+import {
+  choiceFlag,
+  type Flag,
+  type FlagValues,
+  integerFlag,
+  nameFlag,
+  orWord,
+  switchFlag,
+  textFlag,
+} from "./flags.ts";
+import type { Cores } from "../supervisor/turns.ts";
 
 /** Which server. */
 export const SERVER_FLAGS = {
@@ -68,6 +79,9 @@ export const TOPOLOGY_FLAGS = {
     "how activations travel; only f32 keeps every token exact",
     DEFAULT_TOPOLOGY.wireDtype,
   ),
+  turns: switchFlag(
+    "attention and experts take turns on all cores, a thread pinned to each: faster where there are few cores and nothing else needs them; best with --experts 1",
+  ),
   provider: choiceFlag(PROVIDERS, "what computes; cuda needs a GPU and rally gpu setup", DEFAULT_TOPOLOGY.provider),
   ...LIMIT_FLAGS,
   store: textFlag("DIR", "where a server of our own keeps requests and tokens"),
@@ -83,11 +97,19 @@ export function topologyOf(values: TopologyValues): Topology {
     numAttention: values.attention,
     numShards: values.experts,
     numReplicas: values.replicas,
-    microBatches: values["micro-batches"],
+    microBatches: values.turns && values["micro-batches"] === "auto" ? 1 : values["micro-batches"],
     wireDtype: values.wire,
     provider: values.provider,
     limits: limitsOf(values),
+    ...(values.turns && { turns: turnsOf() }),
   };
+}
+
+/** RallyError `bad-settings` where cores cannot be told apart. */
+function turnsOf(): Cores {
+  const cores = allowedCores();
+  if (cores !== undefined) return cores;
+  throw new RallyError("bad-settings", `--turns takes Linux, this is ${process.platform}`, { field: "--turns" });
 }
 
 /** Those that were given. */

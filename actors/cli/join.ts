@@ -22,6 +22,7 @@ const flags = {
   model: TOPOLOGY_FLAGS.model,
   "micro-batches": TOPOLOGY_FLAGS["micro-batches"],
   wire: TOPOLOGY_FLAGS.wire,
+  turns: TOPOLOGY_FLAGS.turns,
   provider: TOPOLOGY_FLAGS.provider,
   ...LIMIT_FLAGS,
   trace: TOPOLOGY_FLAGS.trace,

@@ -9,6 +9,8 @@ export interface ServingTopology {
   readonly experts?: number;
   readonly replicas?: number;
   readonly microBatches?: number | "auto";
+  /** Cores that attention and experts take turns on. */
+  readonly turns?: readonly number[];
   readonly wire?: string;
   readonly provider?: string;
   readonly model?: string;
@@ -24,6 +26,7 @@ export function servingTopology(topology: Topology, nats: NatsDescription, ephem
     experts: topology.numShards,
     replicas: topology.numReplicas,
     microBatches: topology.microBatches,
+    ...(topology.turns !== undefined && { turns: topology.turns }),
     wire: topology.wireDtype,
     provider: topology.provider,
     model: topology.modelDir,
@@ -33,7 +36,7 @@ export function servingTopology(topology: Topology, nats: NatsDescription, ephem
 }
 
 export function describeTopology(serving: ServingTopology): string {
-  const { deployment, attention, experts, replicas, microBatches, wire, provider, nats, ephemeral } = serving;
+  const { deployment, attention, experts, replicas, microBatches, turns, wire, provider, nats, ephemeral } = serving;
   const parts = [ephemeral ? "started for this run" : `deployment ${deployment}`];
   if (attention !== undefined) parts.push(count(attention, "attention actor"));
   if (experts !== undefined) {
@@ -41,6 +44,7 @@ export function describeTopology(serving: ServingTopology): string {
     parts.push(replicas === undefined || replicas === 1 ? shards : `${shards} × ${replicas} replicas`);
   }
   if (microBatches !== undefined) parts.push(`micro-batches ${microBatches}`);
+  if (turns !== undefined) parts.push(`in turns on ${count(turns.length, "core")}`);
   if (wire !== undefined) parts.push(`wire ${wire}`);
   if (provider !== undefined) parts.push(`provider ${provider}`);
   return `${parts.join(", ")}; nats-server ${nats.version} (${nats.source}, ${nats.url})`;

@@ -3,6 +3,7 @@ import { systemClock } from "../../infra/clock.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
 import { loadConfig, openFfnShard } from "../../models/load.ts";
+import { coresOf, pinThread } from "../protocol/pinned.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
 import { TraceBuffer } from "../protocol/trace-buffer.ts";
 import { Expert } from "./expert.ts";
@@ -22,7 +23,9 @@ async function start(): Promise<void> {
   const config = await loadConfig(modelDir);
   const progress = (text: string) => post({ kind: "progress", text });
   const warn = (text: string) => post({ kind: "warning", text });
-  const ffn = await openFfnShard(modelDir, spec, { numThreads: 1, provider, progress, warn });
+  await pinThread(settings);
+  const numThreads = settings.pinned?.compute.length ?? 1;
+  const ffn = await openFfnShard(modelDir, spec, { numThreads, ...coresOf(settings), provider, progress, warn });
   const nats = await connectNats(settings.nats, { name: id });
   const trace = new TraceBuffer({ enabled: settings.trace, clock, processId: process.pid });
   trace.name(id, { 0: `experts of shard ${shard}` });

@@ -1,3 +1,4 @@
+import { pin } from "../../infra/cores.ts";
 import { RallyError } from "../../infra/errors.ts";
 import type { RoleCommand, RoleReport, RoleSettings, RoleStats, TraceEvent } from "./role.ts";
 
@@ -72,7 +73,10 @@ export async function runRole<S extends RoleSettings>(
   process.on("uncaughtException", fail);
   process.on("unhandledRejection", fail);
   try {
-    running = await start(readSettings<S>(role), { report, fail, retire });
+    const settings = readSettings<S>(role);
+    // Before there are other threads, which inherit it.
+    if (settings.pinned !== undefined) await pin(process.pid, settings.pinned.control);
+    running = await start(settings, { report, fail, retire });
     report({ kind: "ready" });
   } catch (thrown) {
     fail(thrown);

@@ -16,6 +16,16 @@ interface CommonSettings {
   readonly provider: Provider;
   /** Collect trace events, to be fetched with the `trace` command. */
   readonly trace: boolean;
+  /** Where its threads are to run; left out: wherever there is room. */
+  readonly pinned?: Pinned;
+}
+
+/** Cores as the kernel numbers them. */
+export interface Pinned {
+  /** The first for the thread that runs the graphs, the others for the threads of its graphs. */
+  readonly compute: readonly number[];
+  /** Everything else. */
+  readonly control: readonly number[];
 }
 
 export interface AttentionSettings extends CommonSettings {

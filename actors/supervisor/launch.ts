@@ -1,7 +1,7 @@
 import { fork } from "node:child_process";
 import { finished } from "node:stream/promises";
 import { withProvider } from "../../infra/gpu/provider.ts";
-import { withHugePages } from "../../infra/huge-pages.ts";
+import { withGlibcMemory } from "../../infra/glibc-memory.ts";
 import { compiledFile } from "../../infra/own-file.ts";
 import type { RoleCommand, RoleReport, RoleSettings } from "../protocol/role.ts";
 
@@ -33,7 +33,7 @@ export function forkLauncher(
     const child = fork(fileOf(settings.role), {
       // ONNX Runtime would otherwise report to its makers, and leave files in the temporary folder. A thread cannot set this.
       env: {
-        ...withHugePages(withProvider(settings.provider, { ...process.env, ...env })),
+        ...withGlibcMemory(withProvider(settings.provider, { ...process.env, ...env })),
         ORT_DISABLE_TELEMETRY: "1",
         RALLY_ROLE: JSON.stringify(settings),
       },

@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { type Clock, systemClock } from "../../infra/clock.ts";
+import { pin } from "../../infra/cores.ts";
 import { RallyError } from "../../infra/errors.ts";
 import { requireProvider } from "../../infra/gpu/provider.ts";
 import { connectNats, type NatsConnection } from "../../infra/nats-connect.ts";
@@ -20,6 +21,7 @@ import { StoreWatch } from "./store-watch.ts";
 import { SupervisedRole } from "./supervised-role.ts";
 import { SupervisedServer } from "./supervised-server.ts";
 import { attentionSlots, checkTopology, expertSlots, type RoleSlot, type Topology } from "./topology.ts";
+import { pinnedServer } from "./turns.ts";
 
 export type SupervisorEvent =
   | { readonly kind: "progress" | "warning"; readonly source: string; readonly text: string }
@@ -113,6 +115,8 @@ export class Supervisor {
     try {
       const { topology, nats, trace = false } = this.#options;
       checkTopology(topology);
+      // Says at once if it cannot be done.
+      if (topology.turns !== undefined) await this.#unlessStopped(pin(process.pid, topology.turns));
       if (topology.provider !== "cpu") await this.#unlessStopped(this.#ports.requireProvider(topology.provider));
       const { deployment, modelDir } = topology;
       const model = this.#ports.describeModel(modelDir);
@@ -169,9 +173,10 @@ export class Supervisor {
 
   async #startServer(): Promise<{ readonly settings: NatsSettings; readonly source: string }> {
     const { startServer, clock, folder, kill } = this.#ports;
+    const { turns } = this.#options.topology;
     const { storeDir, onEvent } = this.#options;
     this.#server = new SupervisedServer({
-      startServer,
+      startServer: turns === undefined ? startServer : pinnedServer(startServer, turns),
       clock,
       folder,
       kill,

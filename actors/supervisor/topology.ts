@@ -3,6 +3,7 @@ import type { NatsSettings } from "../../infra/nats-settings.ts";
 import type { AttentionSettings, RoleSettings } from "../protocol/role.ts";
 import { checkName } from "../protocol/subjects.ts";
 import { attentionLimits, checkRoleLimits, expertLimits, type RoleLimits } from "./role-limits.ts";
+import { attentionPinned, type Cores, shardPinned } from "./turns.ts";
 
 /** What a deployment consists of on this machine. */
 export interface Topology {
@@ -16,6 +17,8 @@ export interface Topology {
   readonly wireDtype: AttentionSettings["wireDtype"];
   readonly provider: AttentionSettings["provider"];
   readonly limits: RoleLimits;
+  /** Attention and experts take turns on these, with a thread pinned to each; left out: threads run where there is room. */
+  readonly turns?: Cores;
 }
 
 export const DEFAULT_TOPOLOGY: Omit<Topology, "modelDir"> = {
@@ -41,7 +44,7 @@ export interface RoleSlot {
 
 /** Attention actors know no shards: what there is to dispatch to, the placement says. */
 export function attentionSlots(topology: Topology, nats: NatsSettings, trace: boolean): RoleSlot[] {
-  const { deployment, modelDir, numAttention, microBatches, wireDtype, provider, limits } = topology;
+  const { deployment, modelDir, numAttention, microBatches, wireDtype, provider, limits, turns } = topology;
   return Array.from({ length: numAttention }, (_, i) => ({
     role: "attention",
     name: `attention-${i}`,
@@ -55,6 +58,7 @@ export function attentionSlots(topology: Topology, nats: NatsSettings, trace: bo
       trace,
       microBatches,
       wireDtype,
+      ...(turns !== undefined && { pinned: attentionPinned(turns) }),
       ...attentionLimits(limits),
     }),
   }));
@@ -67,9 +71,10 @@ export function expertSlots(
   trace: boolean,
   placed: { readonly epoch: number; readonly shards: readonly number[]; readonly suffix: string },
 ): RoleSlot[] {
-  const { deployment, modelDir, numReplicas, provider, limits } = topology;
+  const { deployment, modelDir, numReplicas, provider, limits, turns } = topology;
   const { epoch, suffix } = placed;
-  return placed.shards.flatMap((shard) =>
+  const { length: numHosted } = placed.shards;
+  return placed.shards.flatMap((shard, index) =>
     Array.from({ length: numReplicas }, (_, replica): RoleSlot => ({
       role: "expert",
       name: `expert-${shard}${numReplicas === 1 ? "" : `-${replica}`}${suffix}`,
@@ -83,6 +88,7 @@ export function expertSlots(
         trace,
         epoch,
         shard,
+        ...(turns !== undefined && { pinned: shardPinned(turns, index, numHosted) }),
         ...expertLimits(limits),
       }),
     })),
@@ -92,6 +98,12 @@ export function expertSlots(
 export function checkTopology(topology: Topology): void {
   checkName("deployment", topology.deployment);
   checkRoleLimits(topology.limits);
+  if (topology.turns !== undefined && topology.provider !== "cpu") {
+    throw new RallyError("bad-settings", `--turns shares out the CPU's cores, and ${topology.provider} computes`, {
+      field: "--turns",
+      found: topology.provider,
+    });
+  }
   for (const field of ["numAttention", "numShards", "numReplicas", "microBatches"] as const) {
     const found = topology[field];
     const limit = TOPOLOGY_LIMITS[field];

@@ -7,7 +7,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
-import { withHugePages } from "../../infra/huge-pages.ts";
+import { withGlibcMemory } from "../../infra/glibc-memory.ts";
 import { loadConfig, openAttentionStages, openFfnShard, shardSpecs } from "../../models/load.ts";
 import { Forward } from "../support/forward.ts";
 import { BUNDLED_DIMENSIONS, writeRandomCheckpoint } from "../support/random-checkpoint.ts";
@@ -88,7 +88,7 @@ function ms(value: number): string {
   return `${value.toFixed(2)} ms`;
 }
 
-const env = withHugePages(process.env);
+const env = withGlibcMemory(process.env);
 if (env["GLIBC_TUNABLES"] === process.env["GLIBC_TUNABLES"]) await main();
 else {
   const again = [fileURLToPath(import.meta.url), ...process.argv.slice(2)];

@@ -1,6 +1,7 @@
 import { afterAll, describe, expect, it } from "vitest";
 import type { GenerateOptions } from "../../actors/client/rally-client.ts";
 import type { Topology } from "../../actors/supervisor/topology.ts";
+import { allowedCores } from "../../infra/cores.ts";
 import { Sampler } from "../../actors/attention/sampler.ts";
 import { sequenceOf } from "../../actors/attention/sequence.ts";
 import { Reference } from "../../models/reference.ts";
@@ -19,6 +20,7 @@ describe("same tokens", () => {
     { numShards: 2, microBatches: 4, numAttention: 2 },
     { numShards: 3, microBatches: 2 },
     { numShards: 2, microBatches: "auto", numReplicas: 2 },
+    { numShards: 1, microBatches: 1, turns: allowedCores() ?? [0] },
   ];
 
   it.each(topologies)("with %o, one at a time and 16 at once", { timeout: 120_000 }, async (topology) => {

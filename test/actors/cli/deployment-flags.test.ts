@@ -1,12 +1,21 @@
 import { expect, test } from "vitest";
 import { LIMIT_FLAGS, limitsOf, TOPOLOGY_FLAGS, topologyOf } from "../../../actors/cli/deployment-flags.ts";
 import { type Flag, parseFlags } from "../../../actors/cli/flags.ts";
+import { allowedCores } from "../../../infra/cores.ts";
 import { ROLE_LIMITS } from "../../../actors/supervisor/role-limits.ts";
 
 test("only limits that are given are passed on", () => {
   const { values } = parseFlags(TOPOLOGY_FLAGS, "--max-kv-tokens 2000 --appends-per-second=50".split(" "));
   expect(topologyOf({ ...values, deployment: "d" }).limits).toEqual({ maxKvTokens: 2000, appendsPerSecond: 50 });
   expect(limitsOf(parseFlags(LIMIT_FLAGS, []).values)).toEqual({});
+});
+
+test("taking turns leaves one micro-batch in flight, unless another number is given", () => {
+  const topology = (text: string) =>
+    topologyOf({ ...parseFlags(TOPOLOGY_FLAGS, text.split(" ")).values, deployment: "d" });
+  expect(topology("--turns")).toMatchObject({ microBatches: 1, turns: allowedCores() });
+  expect(topology("--turns --micro-batches 2").microBatches).toBe(2);
+  expect(topology("--experts 1")).not.toHaveProperty("turns");
 });
 
 test("there is a flag for every limit, and help has its default", () => {
