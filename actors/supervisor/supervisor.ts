@@ -1,33 +1,22 @@
-import { randomBytes } from "node:crypto";
-import { type Clock, systemClock } from "../../infra/clock.ts";
 import { pin } from "../../infra/cores.ts";
 import { RallyError } from "../../infra/errors.ts";
-import { requireProvider } from "../../infra/gpu/provider.ts";
-import { connectNats, type NatsConnection } from "../../infra/nats-connect.ts";
-import { startNatsServer } from "../../infra/nats-server.ts";
+import type { NatsConnection } from "../../infra/nats-connect.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
-import { hashModel, loadConfig, shardSpecs } from "../../models/load.ts";
+import { shardSpecs } from "../../models/load.ts";
 import type { Placement } from "../protocol/messages.ts";
 import { Placements } from "../protocol/placement.ts";
 import type { RoleStats, TraceEvent } from "../protocol/role.ts";
 import { openRequestQueue, openTokenLog, removeStreams } from "../protocol/streams.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
-import { forkLauncher, type Launch } from "./launch.ts";
 import { checkShards, others, placementFor } from "./membership.ts";
 import { describeServer, type NatsDescription } from "./nats-description.ts";
+import { OwnServer } from "./own-server.ts";
 import { PlacementKeeper } from "./placement-keeper.ts";
-import { type StoreFolder, storeFolder } from "./store-folder.ts";
-import { StoreWatch } from "./store-watch.ts";
-import { SupervisedRole } from "./supervised-role.ts";
-import { SupervisedServer } from "./supervised-server.ts";
-import { attentionSlots, checkTopology, expertSlots, type RoleSlot, type Topology } from "./topology.ts";
-import { pinnedServer } from "./turns.ts";
+import { type RoleEvent, RoleSet } from "./role-set.ts";
+import { defaultPorts, type ModelDescription, type SupervisorPorts } from "./supervisor-ports.ts";
+import { attentionSlots, checkTopology, expertSlots, type Topology } from "./topology.ts";
 
-export type SupervisorEvent =
-  | { readonly kind: "progress" | "warning"; readonly source: string; readonly text: string }
-  | { readonly kind: "ready"; readonly source: string }
-  /** A role that will not be started again: the deployment cannot go on. */
-  | { readonly kind: "failed"; readonly source: string; readonly error: RallyError };
+export type SupervisorEvent = RoleEvent;
 
 /**
  * Where the placement comes from. "make": it is to have the topology's shards. "adopt": as the deployment has it, and only if
@@ -51,38 +40,18 @@ export interface SupervisorOptions {
   readonly ports?: Partial<SupervisorPorts>;
 }
 
-/** What the supervisor asks of the world. */
-export interface SupervisorPorts {
-  readonly clock: Clock;
-  readonly newSuffix: () => string;
-  readonly launch: Launch;
-  readonly connect: typeof connectNats;
-  readonly startServer: typeof startNatsServer;
-  readonly folder: StoreFolder;
-  readonly kill: (pid: number, signal: "SIGTERM" | "SIGKILL") => void;
-  readonly requireProvider: typeof requireProvider;
-  readonly describeModel: (modelDir: string) => Promise<{ readonly modelHash: string; readonly numExperts: number }>;
-}
-
-const DRAIN_LIMIT_MS = { attention: 12_000, expert: 4_000 } as const;
-const ANSWER_LIMIT_MS = 3_000;
-const TRACE_LIMIT_MS = 20_000;
-const ALONE_EVERY_MS = 500;
-
 /** Starts a deployment's processes on this machine, keeps them running, and ends them all. */
 export class Supervisor {
   /** Resolves when none of its actors is left because nobody needs them any more. */
   readonly retired: Promise<void>;
   readonly #options: SupervisorOptions;
   readonly #ports: SupervisorPorts;
-  readonly #roles = new Set<SupervisedRole>();
+  readonly #roles: RoleSet;
   readonly #stopRequested: Promise<never>;
   /** Placements whose experts this supervisor has, or has had. */
   readonly #epochs = new Set<number>();
   #requestStop: (error: RallyError) => void = () => undefined;
-  #settleRetired: () => void = () => undefined;
-  #server: SupervisedServer | undefined;
-  #storeWatch: StoreWatch | undefined;
+  #server: OwnServer | undefined;
   #connection: Promise<NatsConnection> | undefined;
   #nats: { readonly settings: NatsSettings; readonly description: NatsDescription } | undefined;
   #placement: Placement | undefined;
@@ -91,7 +60,9 @@ export class Supervisor {
   constructor(options: SupervisorOptions) {
     this.#options = options;
     this.#ports = { ...defaultPorts(), ...options.ports };
-    this.retired = new Promise((resolve) => (this.#settleRetired = resolve));
+    let settle: () => void = () => undefined;
+    this.retired = new Promise((resolve) => (settle = resolve));
+    this.#roles = new RoleSet({ ...this.#ports, onEvent: options.onEvent, retired: () => settle() });
     this.#stopRequested = new Promise((_, reject) => (this.#requestStop = reject));
     this.#stopRequested.catch(() => undefined);
   }
@@ -107,7 +78,7 @@ export class Supervisor {
   }
 
   get pids(): readonly number[] {
-    return [...this.#roles].flatMap(({ pid }) => (pid === undefined ? [] : [pid]));
+    return this.#roles.pids;
   }
 
   /** Resolves when every role is ready. On a failure, or `stop` meanwhile (`cancelled`), everything is ended first. */
@@ -128,15 +99,15 @@ export class Supervisor {
       const connection = await this.#unlessStopped(this.#connection);
       this.#nats = { settings, description: describeServer(settings, connection.serverVersion, source) };
       const placements = await this.#unlessStopped(openStore(connection, deployment));
-      this.#watchStore(placements);
+      this.#server?.watch(placements);
       // Before any role reads it: one with another model's hash would send them away.
       this.#placement = await this.#unlessStopped(
         this.#place(connection, placements, await this.#unlessStopped(model)),
       );
       checkShards(this.#placement, this.#options.shards);
-      this.#add(attentionSlots(topology, settings, trace));
+      this.#roles.start(attentionSlots(topology, settings, trace));
       this.#host(this.#placement);
-      await this.#unlessStopped(Promise.all([...this.#roles].map(({ ready }) => ready)));
+      await this.#unlessStopped(this.#roles.ready());
       await this.#unlessStopped(this.#follow(placements, (await model).numExperts));
     } catch (thrown) {
       await this.stop({ drain: false });
@@ -145,14 +116,13 @@ export class Supervisor {
   }
 
   /** Every role's sums as of now; a role that is being restarted is left out. */
-  async stats(): Promise<RoleStats[]> {
-    const stats = await Promise.all([...this.#roles].map((role) => role.stats(ANSWER_LIMIT_MS)));
-    return stats.filter((answer) => answer !== undefined);
+  stats(): Promise<RoleStats[]> {
+    return this.#roles.stats();
   }
 
   /** Trace events of all roles since the last call. */
-  async trace(): Promise<TraceEvent[]> {
-    return (await Promise.all([...this.#roles].map((role) => role.trace(TRACE_LIMIT_MS)))).flat();
+  trace(): Promise<TraceEvent[]> {
+    return this.#roles.trace();
   }
 
   /**
@@ -168,42 +138,16 @@ export class Supervisor {
   /** Ends the roles now, without waiting for anyone; a server of our own ends with this process. */
   kill(): void {
     this.#requestStop(new RallyError("cancelled", "killed while starting"));
-    for (const role of this.#roles) role.kill();
+    this.#roles.kill();
   }
 
-  async #startServer(): Promise<{ readonly settings: NatsSettings; readonly source: string }> {
-    const { startServer, clock, folder, kill } = this.#ports;
-    const { turns } = this.#options.topology;
-    const { storeDir, onEvent } = this.#options;
-    this.#server = new SupervisedServer({
-      startServer: turns === undefined ? startServer : pinnedServer(startServer, turns),
-      clock,
-      folder,
-      kill,
-      storeDir,
-      progress: (text) => onEvent({ kind: "progress", source: "nats-server", text }),
-      warning: (text) => onEvent({ kind: "warning", source: "nats-server", text }),
-    });
-    const { url, source } = await this.#server.start();
-    return { settings: { url }, source };
+  #startServer(): Promise<{ readonly settings: NatsSettings; readonly source: string }> {
+    const { topology, storeDir, onEvent } = this.#options;
+    this.#server = new OwnServer({ ports: this.#ports, topology, storeDir, onEvent });
+    return this.#server.start();
   }
 
-  #watchStore(placements: Placements): void {
-    const server = this.#server;
-    if (server === undefined) return;
-    this.#storeWatch = new StoreWatch({
-      clock: this.#ports.clock,
-      ask: () => placements.read("current"),
-      generation: () => server.numStarts,
-      silent: (why) => server.replace(why),
-    });
-  }
-
-  #place(
-    { bus }: NatsConnection,
-    placements: Placements,
-    model: { readonly modelHash: string; readonly numExperts: number },
-  ): Promise<Placement> {
+  #place({ bus }: NatsConnection, placements: Placements, model: ModelDescription): Promise<Placement> {
     const { topology, placement: source = "make" } = this.#options;
     const { deployment, numShards } = topology;
     const wanted = {
@@ -253,69 +197,22 @@ export class Supervisor {
     this.#epochs.add(epoch);
     const hosted = chosen ?? shards.map((_, shard) => shard);
     const suffix = isFirst ? "" : `-e${epoch}`;
-    this.#add(expertSlots(topology, this.nats.settings, trace, { epoch, shards: hosted, suffix }));
-  }
-
-  #add(slots: readonly RoleSlot[]): void {
-    for (const slot of slots) {
-      const role = this.#supervise(slot);
-      this.#roles.add(role);
-      role.start();
-    }
-  }
-
-  #supervise(slot: RoleSlot): SupervisedRole {
-    const { launch, clock, newSuffix } = this.#ports;
-    const { onEvent } = this.#options;
-    return new SupervisedRole({
-      slot,
-      launch,
-      clock,
-      newSuffix,
-      listener: {
-        progress: (source, text) => onEvent({ kind: "progress", source, text }),
-        warning: (source, text) => onEvent({ kind: "warning", source, text }),
-        ready: (source) => onEvent({ kind: "ready", source }),
-        failed: (source, error) => onEvent({ kind: "failed", source, error }),
-        retired: (role, text) => {
-          onEvent({ kind: "progress", source: role.name, text });
-          this.#roles.delete(role);
-          if (this.#roles.size === 0) this.#settleRetired();
-        },
-      },
-    });
+    this.#roles.start(expertSlots(topology, this.nats.settings, trace, { epoch, shards: hosted, suffix }));
   }
 
   async #stop(drain: boolean): Promise<void> {
-    // Attention actors need the experts to finish what they hold.
-    for (const kind of ["attention", "expert"] as const) {
-      const roles = [...this.#roles].filter(({ role }) => role === kind);
-      await Promise.all(roles.map((role) => (drain ? role.drain(DRAIN_LIMIT_MS[kind]) : role.end())));
-    }
+    await this.#roles.stop(drain);
     // What never started needs no ending.
     const connection = await this.#connection?.catch(() => undefined);
     if (drain && this.#server !== undefined && connection !== undefined) {
-      await this.#quietly(this.#untilAlone(connection));
+      await this.#quietly(this.#server.untilAlone(connection.bus));
     }
-    this.#storeWatch?.stop();
+    this.#server?.unwatch();
     if (this.#options.removeAtStop === true && connection !== undefined) {
       await this.#quietly(removeStreams(connection.durable, subjectsOf(this.#options.topology.deployment)));
     }
     await this.#quietly(connection?.close());
     await this.#quietly(this.#server?.stop());
-  }
-
-  /** Whoever joined needs the server, which ends with this process. */
-  async #untilAlone({ bus }: NatsConnection): Promise<void> {
-    const { clock } = this.#ports;
-    const { topology } = this.#options;
-    for (let isTold = false; ; isTold = true) {
-      const left = await others(bus, clock, topology.deployment);
-      if (left.length === 0) return;
-      const text = `${left.length} actors that joined still use this nats-server: it stays until they have left, too`;
-      if (!isTold) this.#warn(text);
-      await new Promise<void>((resolve) => clock.after(ALONE_EVERY_MS, resolve));
-    }
   }
 
   async #quietly(work: Promise<void> | undefined): Promise<void> {
@@ -329,29 +226,6 @@ export class Supervisor {
     if (this.#stopping !== undefined) throw new RallyError("cancelled", "stopped while starting");
     return result;
   }
-}
-
-function defaultPorts(): SupervisorPorts {
-  return {
-    clock: systemClock,
-    newSuffix: () => randomBytes(4).toString("hex"),
-    launch: forkLauncher(),
-    connect: connectNats,
-    startServer: startNatsServer,
-    folder: storeFolder,
-    kill(pid, signal) {
-      try {
-        process.kill(pid, signal);
-      } catch {
-        // It has ended in the meantime.
-      }
-    },
-    requireProvider,
-    async describeModel(modelDir) {
-      const [{ numExperts }, modelHash] = await Promise.all([loadConfig(modelDir), hashModel(modelDir)]);
-      return { modelHash, numExperts };
-    },
-  };
 }
 
 /** All of it, so that a store without room is found out before any actor starts. */
