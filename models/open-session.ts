@@ -12,8 +12,10 @@ const CUDA_OPTIONS = { use_tf32: "0", arena_extend_strategy: "kSameAsRequested" 
 
 /** How the graphs of a model are opened where `provider` computes and every tensor is in host memory. */
 export function sessionOpener({ provider = "cpu", cores }: OpenOptions): OpenSession {
-  if (provider === "cpu")
-    return (graphFile, options) => openOrtSession(graphFile, { ...options, ...(cores !== undefined && { cores }) });
+  if (provider === "cpu") {
+    if (cores === undefined) return openOrtSession;
+    return (graphFile, options) => openOrtSession(graphFile, { ...options, cores });
+  }
   if (existsSync(addonFile(cacheFolder()))) return openCudaSession;
   return (graphFile, options) => openOrtSession(graphFile, { ...options, provider });
 }

@@ -33,6 +33,10 @@ it("the CPU has no device, and nothing is missing for it", () => {
   const options = { ...cuda, provider: "cpu" } as const;
   expect(deviceOpener(options, "f32")).toBeUndefined();
   expect(sessionOpener(options)).toBe(openOrtSession);
+  const open = sessionOpener({ ...options, cores: [0] });
+  expect(() => open(path.join(dir, "none.onnx"), { numThreads: 1 })).toThrow(
+    expect.objectContaining({ code: "session-failed" }),
+  );
   expect(warnings).toEqual([]);
 });
 
