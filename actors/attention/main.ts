@@ -10,6 +10,7 @@ import type { AttentionSettings, AttentionStats } from "../protocol/role.ts";
 import { type RoleProcess, type RunningRole, runRole } from "../protocol/role-process.ts";
 import { offerRole } from "../protocol/role-service.ts";
 import { RoleThread } from "../protocol/role-thread.ts";
+import { stepBack } from "../protocol/step-back.ts";
 import { ACK_WAIT_MS, openRequestQueue, openTokenLog } from "../protocol/streams.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
 import { AttentionActor } from "./attention-actor.ts";
@@ -45,6 +46,7 @@ async function start(settings: AttentionSettings, process: RoleProcess): Promise
       else if (message.kind === "sequenceFailed") failed(message.key, RallyError.fromWire(message.error));
     },
   });
+  stepBack();
   const failed = (key: number, error: RallyError) => {
     // Not the request's fault: it comes back to another actor, or to this one when it has started anew.
     if (isProcessFault(error)) process.fail(error);
