@@ -7,9 +7,9 @@
 const TUNABLES: Readonly<Record<string, number>> = {
   "glibc.malloc.hugetlb": 1,
   /** As much may be free at the end of a heap. */
-  "glibc.malloc.trim_threshold": 1 << 30,
-  /** The largest that is allowed: only what is larger is mapped by itself, and unmapped when freed. */
-  "glibc.malloc.mmap_threshold": 32 << 20,
+  "glibc.malloc.trim_threshold": 128 << 20,
+  /** Larger than what a pass takes; what is read once at the start, such as whole weights, goes back when it is freed. */
+  "glibc.malloc.mmap_threshold": 8 << 20,
 };
 
 const NAME = "GLIBC_TUNABLES";

@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { withGlibcMemory } from "../../infra/glibc-memory.ts";
 
-const KEEP = "glibc.malloc.trim_threshold=1073741824:glibc.malloc.mmap_threshold=33554432";
+const KEEP = "glibc.malloc.trim_threshold=134217728:glibc.malloc.mmap_threshold=8388608";
 
 it("adds tunables and leaves the others and the user's choice alone", () => {
   expect(withGlibcMemory({ PATH: "/bin" })).toEqual({ PATH: "/bin", GLIBC_TUNABLES: `glibc.malloc.hugetlb=1:${KEEP}` });
