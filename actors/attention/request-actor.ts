@@ -10,12 +10,15 @@ export interface RequestActor {
   readonly spentMs: number;
 }
 
+/** What takes longer was interrupted: this thread waits for a core while the engine wants it. */
+const LONGEST_MS = 0.5;
+
 export function createRequestActor(): RequestActor {
   const createdAt = performance.now();
   const actor = createActor(requestMachine).start();
   let phase: RequestPhase = actor.getSnapshot().value;
   let isFinal = false;
-  let spentMs = performance.now() - createdAt;
+  let spentMs = spentSince(createdAt);
   return {
     send(type) {
       if (isFinal) return;
@@ -24,7 +27,7 @@ export function createRequestActor(): RequestActor {
       const snapshot = actor.getSnapshot();
       phase = snapshot.value;
       isFinal = snapshot.status !== "active";
-      spentMs += performance.now() - from;
+      spentMs += spentSince(from);
     },
     get phase() {
       return phase;
@@ -36,4 +39,8 @@ export function createRequestActor(): RequestActor {
       return spentMs;
     },
   };
+}
+
+function spentSince(from: number): number {
+  return Math.min(LONGEST_MS, performance.now() - from);
 }
