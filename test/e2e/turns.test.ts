@@ -1,4 +1,5 @@
 import { readdirSync, readFileSync } from "node:fs";
+import path from "node:path";
 import { expect, it } from "vitest";
 import { allowedCores } from "../../infra/cores.ts";
 import { startDeployment } from "../support/deployment.ts";
@@ -21,7 +22,10 @@ function serverAt(url: string): number {
   const [, port] = /:(\d+)$/.exec(url) ?? [];
   const isIt = (pid: string) => {
     const [, folder] = /(\S+)\/nats-server\.conf/.exec(contentOf(`/proc/${pid}/cmdline`).replaceAll("\0", " ")) ?? [];
-    return folder !== undefined && contentOf(`${folder}/nats-server_${pid}.ports`).includes(`:${port}`);
+    if (folder === undefined) return false;
+    // Named after the binary, which may be a fetched one.
+    const file = readdirSync(folder).find((name) => name.endsWith(`_${pid}.ports`));
+    return file !== undefined && contentOf(path.join(folder, file)).includes(`:${port}`);
   };
   return Number(readdirSync("/proc").find((name) => /^\d+$/.test(name) && isIt(name)));
 }
