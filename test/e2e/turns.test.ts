@@ -24,18 +24,22 @@ function serverAt(url: string): number {
     const [, folder] = /(\S+)\/nats-server\.conf/.exec(contentOf(`/proc/${pid}/cmdline`).replaceAll("\0", " ")) ?? [];
     if (folder === undefined) return false;
     // Named after the binary, which may be a fetched one.
-    const file = readdirSync(folder).find((name) => name.endsWith(`_${pid}.ports`));
+    const file = orNothing(() => readdirSync(folder), []).find((name) => name.endsWith(`_${pid}.ports`));
     return file !== undefined && contentOf(path.join(folder, file)).includes(`:${port}`);
   };
   return Number(readdirSync("/proc").find((name) => /^\d+$/.test(name) && isIt(name)));
 }
 
-/** Empty if it is gone. */
 function contentOf(file: string): string {
+  return orNothing(() => readFileSync(file, "utf8"), "");
+}
+
+/** Others' processes and folders come and go. */
+function orNothing<T>(read: () => T, nothing: T): T {
   try {
-    return readFileSync(file, "utf8");
+    return read();
   } catch {
-    return "";
+    return nothing;
   }
 }
 
