@@ -14,11 +14,14 @@ export function attentionPinned(cores: Cores): Pinned {
   return { compute: cores.toReversed(), control: controlCores(cores) };
 }
 
-/** Of the `index`-th of `count` shards on this machine: they compute at the same time, so they share the cores out. */
+/**
+ * Of the `index`-th of `count` shards on this machine: they compute at the same time, so they share the cores out. The first that is woken
+ * is not on attention's own core, which has not quite fallen asleep by then.
+ */
 export function shardPinned(cores: Cores, index: number, count: number): Pinned {
   const each = Math.max(1, Math.floor(cores.length / count));
   const from = (index * each) % cores.length;
-  return { compute: cores.toReversed().slice(from, from + each), control: controlCores(cores) };
+  return { compute: cores.slice(from, from + each), control: controlCores(cores) };
 }
 
 /** For what must not hold up the thread that a pass waits for: event loops, the server. */

@@ -14,12 +14,12 @@ test("attention computes on every core, and waits on the last for its graphs", (
 test("shards share the cores out", () => {
   const shares = (cores: number[], count: number) =>
     Array.from({ length: count }, (_, index) => shardPinned(cores, index, count).compute);
-  expect(shares([0, 1], 1)).toEqual([[1, 0]]);
-  expect(shares([0, 1], 2)).toEqual([[1], [0]]);
-  expect(shares([0, 1], 3)).toEqual([[1], [0], [1]]);
+  expect(shares([0, 1], 1)).toEqual([[0, 1]]);
+  expect(shares([0, 1], 2)).toEqual([[0], [1]]);
+  expect(shares([0, 1], 3)).toEqual([[0], [1], [0]]);
   expect(shares([0, 1, 2, 3, 4], 2)).toEqual([
-    [4, 3],
-    [2, 1],
+    [0, 1],
+    [2, 3],
   ]);
 });
 
@@ -34,8 +34,8 @@ test("roles are pinned only where they take turns", () => {
   expect(settingsOf()).toEqual([undefined, undefined, undefined]);
   expect(settingsOf([0, 1])).toEqual([
     { compute: [1, 0], control: [0] },
-    { compute: [1], control: [0] },
     { compute: [0], control: [0] },
+    { compute: [1], control: [0] },
   ]);
 });
 
