@@ -12,8 +12,6 @@ export type RoleEvent =
 
 export interface RoleSetOptions extends Pick<SupervisorPorts, "launch" | "clock" | "newSuffix"> {
   readonly onEvent: (event: RoleEvent) => void;
-  /** None is left, because nobody needs them any more. */
-  readonly retired: () => void;
 }
 
 const DRAIN_LIMIT_MS = { attention: 12_000, expert: 4_000 } as const;
@@ -22,11 +20,15 @@ const TRACE_LIMIT_MS = 20_000;
 
 /** The processes of one supervisor. */
 export class RoleSet {
+  /** Resolves when none is left because nobody needs them any more. */
+  readonly retired: Promise<void>;
   readonly #options: RoleSetOptions;
   readonly #roles = new Set<SupervisedRole>();
+  #settleRetired: () => void = () => undefined;
 
   constructor(options: RoleSetOptions) {
     this.#options = options;
+    this.retired = new Promise((resolve) => (this.#settleRetired = resolve));
   }
 
   get pids(): readonly number[] {
@@ -70,7 +72,7 @@ export class RoleSet {
   }
 
   #supervise(slot: RoleSlot): SupervisedRole {
-    const { launch, clock, newSuffix, onEvent, retired } = this.#options;
+    const { launch, clock, newSuffix, onEvent } = this.#options;
     return new SupervisedRole({
       slot,
       launch,
@@ -84,7 +86,7 @@ export class RoleSet {
         retired: (role, text) => {
           onEvent({ kind: "progress", source: role.name, text });
           this.#roles.delete(role);
-          if (this.#roles.size === 0) retired();
+          if (this.#roles.size === 0) this.#settleRetired();
         },
       },
     });

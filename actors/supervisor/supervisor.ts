@@ -42,8 +42,6 @@ export interface SupervisorOptions {
 
 /** Starts a deployment's processes on this machine, keeps them running, and ends them all. */
 export class Supervisor {
-  /** Resolves when none of its actors is left because nobody needs them any more. */
-  readonly retired: Promise<void>;
   readonly #options: SupervisorOptions;
   readonly #ports: SupervisorPorts;
   readonly #roles: RoleSet;
@@ -60,9 +58,7 @@ export class Supervisor {
   constructor(options: SupervisorOptions) {
     this.#options = options;
     this.#ports = { ...defaultPorts(), ...options.ports };
-    let settle: () => void = () => undefined;
-    this.retired = new Promise((resolve) => (settle = resolve));
-    this.#roles = new RoleSet({ ...this.#ports, onEvent: options.onEvent, retired: () => settle() });
+    this.#roles = new RoleSet({ ...this.#ports, onEvent: options.onEvent });
     this.#stopRequested = new Promise((_, reject) => (this.#requestStop = reject));
     this.#stopRequested.catch(() => undefined);
   }
@@ -75,6 +71,11 @@ export class Supervisor {
   /** The placement it started with. Known once `start` has resolved. */
   get placement(): Placement {
     return started(this.#placement);
+  }
+
+  /** Resolves when none of its actors is left because nobody needs them any more. */
+  get retired(): Promise<void> {
+    return this.#roles.retired;
   }
 
   get pids(): readonly number[] {

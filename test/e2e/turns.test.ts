@@ -17,6 +17,14 @@ function threadsOf(pid: number): (readonly number[])[] {
     });
 }
 
+/** Of each thread of a process, the main thread's first: field 19 of its stat, of which the name ends with the last bracket. */
+function nicenessOf(pid: number): number[] {
+  return readdirSync(`/proc/${pid}/task`)
+    .map(Number)
+    .sort((a, b) => a - b)
+    .map((thread) => Number(contentOf(`/proc/${pid}/task/${thread}/stat`).split(") ").at(-1)?.split(" ")[16]));
+}
+
 /** The process of the server at `url`, whose folder has a file with its ports. */
 function serverAt(url: string): number {
   const [, port] = /:(\d+)$/.exec(url) ?? [];
@@ -58,6 +66,10 @@ it.skipIf(cores.length < 2)("gives each thread of a deployment that takes turns 
     const server = threadsOf(serverAt(deployment.supervisor.nats.settings.url));
     expect(server.length).toBeGreaterThan(0);
     for (const thread of server) expect(thread).not.toContain(last);
+    // The attention actor's event loop gives way to the thread that runs its graphs.
+    const [attention] = deployment.supervisor.pids;
+    const [control, ...rest] = nicenessOf(attention as number);
+    expect(control).toBe(Math.min(19, Math.min(...rest) + 10));
     // Whoever started it is as free as before.
     expect(allowedCores()).toEqual(cores);
   } finally {
