@@ -38,6 +38,6 @@ export async function pin(id: number, cores: readonly number[], all: "all" | "on
   } catch (cause) {
     const text = cause instanceof Error && "stderr" in cause ? String(cause.stderr).trim() : "";
     const message = `threads cannot be pinned to cores: ${TASKSET} (Debian: util-linux) ${text === "" ? "does not run" : `says "${text}"`}`;
-    throw new RallyError("bad-settings", message, { field: "--turns" }, { cause });
+    throw new RallyError("bad-settings", message, { field: "cores", found: cores.join(",") }, { cause });
   }
 }

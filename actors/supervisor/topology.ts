@@ -99,8 +99,8 @@ export function checkTopology(topology: Topology): void {
   checkName("deployment", topology.deployment);
   checkRoleLimits(topology.limits);
   if (topology.turns !== undefined && topology.provider !== "cpu") {
-    throw new RallyError("bad-settings", `--turns shares out the CPU's cores, and ${topology.provider} computes`, {
-      field: "--turns",
+    throw new RallyError("bad-settings", `turns share out the CPU's cores, and ${topology.provider} computes`, {
+      field: "turns",
       found: topology.provider,
     });
   }

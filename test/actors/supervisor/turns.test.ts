@@ -41,6 +41,6 @@ test("roles are pinned only where they take turns", () => {
 
 test("a GPU has no turns", () => {
   expect(() => checkTopology(topologyOf({ turns: [0, 1], provider: "cuda" }))).toThrow(
-    expect.objectContaining({ code: "bad-settings", fields: { field: "--turns", found: "cuda" } }),
+    expect.objectContaining({ code: "bad-settings", fields: { field: "turns", found: "cuda" } }),
   );
 });
