@@ -8,6 +8,13 @@ namespace rally {
 
 using Barrier = uint64_t;  // in shared memory, 8-byte aligned
 
+/// How often a warp that needs a stage no more arrives on its barrier.
+#ifdef RALLY_RACECHECK  // for racecheck, which does not see that __syncwarp puts all lanes' reads before the arrival of one of them
+constexpr int kArrivalsPerWarp = 32;
+#else
+constexpr int kArrivalsPerWarp = 1;
+#endif
+
 __device__ inline uint32_t sharedAddress(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
 }

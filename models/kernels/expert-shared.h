@@ -11,12 +11,6 @@ constexpr int kActivationStages = 3;
 constexpr int kStagesInFlight = 2;
 constexpr int kMostShared = 4;  // of weights that two blocks ask for together
 
-#ifdef RALLY_RACECHECK  // for racecheck, which does not see that __syncwarp puts all lanes' reads before the arrival of one of them
-constexpr int kArrivalsPerWarp = 32;
-#else
-constexpr int kArrivalsPerWarp = 1;
-#endif
-
 struct Shared {
   alignas(1024) uint8_t weights[kWeightStages][2 * kTileBytes];
   alignas(1024) uint8_t activations[kActivationStages][kTileBytes];

@@ -72,7 +72,7 @@ __global__ void __maxnreg__(Tiling<tokens>::kStartRegisters)
   if (produces) {
     for (int slot = 0; slot < kStages; ++slot) {
       initialise(ring.full + slot, 1);
-      initialise(ring.empty + slot, rowTiles * Tiles::kConsumerWarps);
+      initialise(ring.empty + slot, rowTiles * Tiles::kConsumerWarps * kArrivalsPerWarp);
     }
     fenceBarriers();
     for (int step = 0; step < numFirst; ++step) producer.bringWeights(step);
@@ -108,9 +108,11 @@ __global__ void __maxnreg__(Tiling<tokens>::kStartRegisters)
                            ring.scalesOf(slot, part.firstStep + step, shape.numTokens), weightScale);
       __syncwarp();
       if constexpr (rowTiles == 1) {
-        if (lane == 0) arrive(ring.empty + slot);
-      } else {
-        if (lane < rowTiles) arriveAt(ring.empty + slot, clusterRank() / rowTiles * rowTiles + lane);
+        if (kArrivalsPerWarp == 32 || lane == 0) arrive(ring.empty + slot);
+      } else if (kArrivalsPerWarp == 32) {
+        for (int i = 0; i < rowTiles; ++i) arriveAt(ring.empty + slot, clusterRank() / rowTiles * rowTiles + i);
+      } else if (lane < rowTiles) {
+        arriveAt(ring.empty + slot, clusterRank() / rowTiles * rowTiles + lane);
       }
     }
     meetConsumers<tokens>();  // others may still read the ring
