@@ -12,7 +12,7 @@ namespace expert {
 namespace {
 
 constexpr int kThreads = 384;  // two warpgroups of consumers, one with the producing and announcing warps
-static_assert(sizeof(Shared) + 1024 <= 232448);
+static_assert(sizeof(Shared) <= 232448);
 
 /// One warp. Tells other blocks what the consumers have written, so that those need not wait until it is visible.
 __device__ void announceSegments(const Args& args, Shared& shared) {
@@ -54,8 +54,7 @@ __device__ void consume(const Args& args, Shared& shared) {
   for (int i = warpId; i < shared.plan.rowBase[args.shape.numLocal] * kPartsPerRow; i += numWarps)
     packPart(args, shared, i / kPartsPerRow, i % kPartsPerRow);
   asm volatile("bar.arrive 4, 288;" ::: "memory");  // weights may flow now
-  if (warp >= 4) asm volatile("bar.arrive 2, 256;" ::: "memory");  // the first warpgroup begins, see awaitTurn
-  Consumer consumer{args, shared, thread, warp / 4, warp % 4, thread % 32, {}, {}};
+  Consumer consumer{args, shared, {}, {}};
   consumer.passOver(shared.plan.numWrongStages);
   for (int p = 0; p < 2; ++p) {
     const Work work(args.shape, shared.plan, p);
@@ -69,8 +68,8 @@ __device__ void consume(const Args& args, Shared& shared) {
 }
 
 __global__ void __cluster_dims__(2) __launch_bounds__(kThreads, 1) ffnKernel(const __grid_constant__ Args args) {
-  extern __shared__ uint8_t raw[];
-  Shared& shared = *reinterpret_cast<Shared*>(raw + (1024 - sharedAddress(raw) % 1024) % 1024);
+  extern __shared__ __align__(1024) uint8_t raw[];
+  Shared& shared = *reinterpret_cast<Shared*>(raw);
   if (threadIdx.x == 0) {
     for (int i = 0; i < kWeightStages; ++i) {
       initialise(&shared.fullWeights[i], 2);
@@ -131,7 +130,7 @@ cudaError_t expertFfn(Activations x, const int32_t* expertIds, const float* expe
   if (!expert::supported(shape)) return cudaErrorInvalidValue;
   if (numTokens == 0) return cudaSuccess;
   const expert::Args args{shape, x, expertIds, expertWeights, localOf, weights, y, expert::workspaceAt(workspace, shape)};
-  const int sharedBytes = sizeof(expert::Shared) + 1024;
+  const int sharedBytes = sizeof(expert::Shared);
   int device = 0, numSms = 0;
   cudaError_t error = cudaGetDevice(&device);
   if (error == cudaSuccess) error = cudaDeviceGetAttribute(&numSms, cudaDevAttrMultiProcessorCount, device);

@@ -46,12 +46,6 @@ __device__ inline void discardLine(const void* line) { asm volatile("discard.glo
 constexpr int kConsumers = 256;
 __device__ inline void consumerBarrier() { asm volatile("bar.sync 1, 256;" ::: "memory"); }
 
-__device__ inline uint32_t loadShared(uint32_t address) {
-  uint32_t value;
-  asm volatile("ld.shared.b32 %0, [%1];" : "=r"(value) : "r"(address) : "memory");
-  return value;
-}
-
 /// As copy, into the shared memory of both blocks, each of which has its own barrier told.
 __device__ inline void copyToBoth(void* destination, const void* source, uint32_t numBytes, Barrier* barrier) {
   asm volatile(

@@ -1,7 +1,6 @@
 // The consumers' part of the expert feed-forward kernel: two warpgroups multiply up to 128 tokens (wgmma's M) with 256 weight rows (N).
 // With more than 64 tokens each warpgroup has 64 of them and all rows, otherwise all tokens and 128 rows. Weight and activation tiles
-// come through two rings of stages in shared memory; activations are multiplied from registers, for reading shared memory is what
-// limits these products.
+// come through two rings of stages in shared memory.
 #pragma once
 
 #include "expert-quantise.h"
@@ -22,29 +21,31 @@ struct Operand {
 struct Consumer {
   const Args& args;
   Shared& shared;
-  int thread;  // 0 to 255
-  int group;   // warpgroup, 0 or 1
-  int warp;    // within the warpgroup
-  int lane;
   Turn<kWeightStages> weightTurn;
   Turn<kActivationStages> activationTurn;
   uint32_t announcedParity = 1;
 
+  // Computed where they are needed: a step has no registers to spare.
+  static __device__ int thread() { return threadIdx.x; }  // 0 to 255
+  static __device__ int group() { return threadIdx.x / 128; }  // warpgroup, 0 or 1
+  static __device__ int warp() { return threadIdx.x / 32 % 4; }  // within the warpgroup
+  static __device__ int lane() { return threadIdx.x % 32; }
+
   template <int blocks>
   __device__ int firstToken() const {
-    return (blocks == 4 ? 64 * group : 0) + 16 * warp + lane / 4;
+    return (blocks == 4 ? 64 * group() : 0) + 16 * warp() + lane() / 4;
   }
   /// First of the warpgroup's 128-row weight tiles within the item.
   template <int blocks>
   __device__ int firstTile() const {
-    return blocks == 4 ? 0 : group;
+    return blocks == 4 ? 0 : group();
   }
 
   /// Tells the producers of both blocks that this warp needs the stage no more.
   __device__ void giveBack(Barrier& empty) const {
     __syncwarp();
     for (int rank = 0; rank < 2; ++rank)
-      if (kArrivalsPerWarp == 32 || lane == rank) arriveAt(&empty, rank);
+      if (kArrivalsPerWarp == 32 || lane() == rank) arriveAt(&empty, rank);
   }
 
   /// The next stages of weights are nobody's.
@@ -56,76 +57,67 @@ struct Consumer {
     }
   }
 
-  /// part = this warpgroup's tokens times 64 weight rows over the 128 bytes of K of a stage; begun, not waited for.
-  static __device__ void multiply(float (&part)[32], const uint32_t (&a)[4][4], const uint8_t* weights) {
-    const Operand b(weights);
+  /// part = this warpgroup's tokens times 128 weight rows over the 128 bytes of K of a stage; begun, not waited for.
+  static __device__ void multiply(float (&part)[64], const uint8_t* tokens, const uint8_t* weights) {
+    const Operand a(tokens), b(weights);
     wgmmaBegin();
 #pragma unroll
-    for (int step = 0; step < 4; ++step)  // 32 bytes of K each
-      WgmmaE4m3<64>::fromRegisters(part, a[step], b.at(32 * step), step > 0);
+    for (int byte = 0; byte < kGroup; byte += 32) WgmmaE4m3<128>::fromShared(part, a.at(byte), b.at(byte), byte > 0);
     wgmmaCommit();
   }
-  static __device__ void promote(float (&sums)[32], const float (&part)[32], float upperScale, float lowerScale) {
+  static __device__ void promote(float (&sums)[32], const float* part, float2 scales) {
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      sums[4 * j] += part[4 * j] * upperScale;
-      sums[4 * j + 1] += part[4 * j + 1] * upperScale;
-      sums[4 * j + 2] += part[4 * j + 2] * lowerScale;
-      sums[4 * j + 3] += part[4 * j + 3] * lowerScale;
+      sums[4 * j] += part[4 * j] * scales.x;
+      sums[4 * j + 1] += part[4 * j + 1] * scales.x;
+      sums[4 * j + 2] += part[4 * j + 2] * scales.y;
+      sums[4 * j + 3] += part[4 * j + 3] * scales.y;
     }
   }
 
-  /// The warpgroups take turns at the matrix unit, so that one loads while the other multiplies.
-  __device__ void awaitTurn() const { asm volatile("bar.sync %0, 256;" ::"r"(2 + group) : "memory"); }
-  __device__ void passTurn() const { asm volatile("bar.arrive %0, 256;" ::"r"(3 - group) : "memory"); }
-
-  /// One step of K. The matrix unit works on the next block of rows while the last one is promoted.
+  /// Waits for the next stage of tokens; the scales of this thread's two.
   template <int blocks>
-  __device__ void addStep(float (&sums)[blocks][32]) {
+  __device__ float2 awaitTokens() {
     wait(&shared.fullActivations[activationTurn.stage], activationTurn.parity);
-    const uint32_t tokens = sharedAddress(shared.activations[activationTurn.stage]) + firstToken<blocks>() * kGroup +
-                            lane / 4 * 16 + lane % 4 * 4;  // the first swizzled chunk; others differ in bits 4 to 6
-    uint32_t a[4][4];
-#pragma unroll
-    for (int step = 0; step < 4; ++step)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) a[step][i] = loadShared((tokens ^ (2 * step + i / 2) * 16) + i % 2 * 8 * kGroup);
-    const float* tokenScales = shared.scales[activationTurn.stage] + firstToken<blocks>();
-    const float upper = tokenScales[0], lower = tokenScales[8];
-    giveBack(shared.emptyActivations[activationTurn.stage]);
-    activationTurn.next();
+    const float* scales = shared.scales[activationTurn.stage] + firstToken<blocks>();
+    return {scales[0], scales[8]};
+  }
 
-    wait(&shared.fullWeights[weightTurn.stage], weightTurn.parity);
-    const uint8_t* weights = shared.weights[weightTurn.stage] + firstTile<blocks>() * kTileBytes;
-    float upperScale[blocks / 2], lowerScale[blocks / 2];
+  /// One step of K. The matrix unit works for the other warpgroup while this one promotes; whatever the next step needs first is
+  /// asked for before the last products are promoted.
+  template <int blocks>
+  __device__ void addStep(float (&sums)[blocks][32], float2& tokenScales, bool isLast) {
+    const int stage = weightTurn.stage;
+    wait(&shared.fullWeights[stage], weightTurn.parity);
+    float2 scales[blocks / 2];
 #pragma unroll
     for (int t = 0; t < blocks / 2; ++t) {
-      const int tile = firstTile<blocks>() + t, stage = weightTurn.stage;
+      const int tile = firstTile<blocks>() + t;
       const float scale = shared.weightScales[stage][tile][shared.scaleAt[stage][tile]];
-      upperScale[t] = upper * scale;
-      lowerScale[t] = lower * scale;
+      scales[t] = {tokenScales.x * scale, tokenScales.y * scale};
     }
-    float part[2][32];
-    awaitTurn();
-    multiply(part[0], a, weights);
+    const uint8_t* tokens = shared.activations[activationTurn.stage] + (blocks == 4 ? 64 * group() : 0) * kGroup;
+    const uint8_t* weights = shared.weights[stage] + firstTile<blocks>() * kTileBytes;
+    float part[64];
 #pragma unroll
-    for (int block = 0; block < blocks; ++block) {
-      if (block + 1 < blocks) multiply(part[(block + 1) % 2], a, weights + (block + 1) * 64 * kGroup);
-      if (block + 2 < blocks) wgmmaWait<1>();
-      if (block + 2 == blocks) {
-        passTurn();
-        wgmmaWait<0>();
-        keepOperand(a);
-        giveBack(shared.emptyWeights[weightTurn.stage]);
+    for (int t = 0; t < blocks / 2; ++t) {
+      multiply(part, tokens, weights + t * kTileBytes);
+      wgmmaWait<0>();
+      if (t + 1 == blocks / 2) {
+        giveBack(shared.emptyActivations[activationTurn.stage]);
+        activationTurn.next();
+        giveBack(shared.emptyWeights[stage]);
         weightTurn.next();
+        if (!isLast) tokenScales = awaitTokens<blocks>();
       }
-      promote(sums[block], part[block % 2], upperScale[block / 2], lowerScale[block / 2]);
+      promote(sums[2 * t], part, scales[t]);
+      promote(sums[2 * t + 1], part + 32, scales[t]);
     }
   }
 
   __device__ float4* handedSums(int phase, int block) const {
     return reinterpret_cast<float4*>(args.workspace.sums + size_t(phase * kMaxBlocks + block) * kItemRows * kTileTokens) +
-           thread;
+           thread();
   }
 
   template <int blocks>
@@ -158,8 +150,8 @@ struct Consumer {
   template <int blocks>
   __device__ void discardTaken(int phase) const {
     const float4* in = handedSums(phase, blockIdx.x - 2);
-    for (int i = lane / 4; i < blocks * 8; i += 8)  // a warp's 512 bytes of each i are four lines
-      discardLine(in - lane + i * kConsumers + lane % 4 * 8);
+    for (int i = lane() / 4; i < blocks * 8; i += 8)  // a warp's 512 bytes of each i are four lines
+      discardLine(in - lane() + i * kConsumers + lane() % 4 * 8);
   }
 
   /// SwiGLU and quantisation of 128 intermediate values per token.
@@ -180,12 +172,12 @@ struct Consumer {
       for (int distance = 1; distance < 4; distance *= 2)
         largest[h] = max(largest[h], __shfl_xor_sync(~0u, largest[h], distance));
     if constexpr (blocks == 2) {  // the other warpgroup has the other half of each token's values
-      if (lane % 4 == 0) {
-        shared.largest[group][token] = largest[0];
-        shared.largest[group][token + 8] = largest[1];
+      if (lane() % 4 == 0) {
+        shared.largest[group()][token] = largest[0];
+        shared.largest[group()][token + 8] = largest[1];
       }
       consumerBarrier();
-      for (int h = 0; h < 2; ++h) largest[h] = max(largest[h], shared.largest[1 - group][token + 8 * h]);
+      for (int h = 0; h < 2; ++h) largest[h] = max(largest[h], shared.largest[1 - group()][token + 8 * h]);
       consumerBarrier();
     }
     const size_t tile = size_t(segment.tile) * args.shape.interGroups() + segment.rowPair;
@@ -198,11 +190,11 @@ struct Consumer {
 #pragma unroll
       for (int b = 0; b < blocks; b += 2) {
         const uint4 chunk = quantiseChunk(sums[b], h, inverse);
-        const int index = (firstTile<blocks>() + b / 2) * 4 + lane % 4;
+        const int index = (firstTile<blocks>() + b / 2) * 4 + lane() % 4;
         if (row < segment.numRows)
           __stcg(reinterpret_cast<uint4*>(out.data + tile * kTileBytes + row * kGroup) + (index ^ row % 8), chunk);
       }
-      if (lane % 4 == 0 && (blocks == 4 || group == 0) && row < segment.numRows)
+      if (lane() % 4 == 0 && (blocks == 4 || group() == 0) && row < segment.numRows)
         out.scales[tile * kTileTokens + row] = magnitude / 448.f;
     }
   }
@@ -224,7 +216,7 @@ struct Consumer {
         for (int b = 0; b < blocks; ++b)
 #pragma unroll
           for (int j = 0; j < 8; ++j) {
-            const int column = firstColumn + 64 * b + 8 * j + lane % 4 * 2;
+            const int column = firstColumn + 64 * b + 8 * j + lane() % 4 * 2;
             if (column < hidden)
               storeKept(reinterpret_cast<float2*>(out + column), make_float2(sums[b][4 * j + 2 * h], sums[b][4 * j + 2 * h + 1]));
           }
@@ -245,7 +237,7 @@ struct Consumer {
             words[j] = reinterpret_cast<const uint32_t&>(word);
           }
           const uint4 chunk = transposeQuad(words);
-          const int column = firstColumn + 64 * b + 32 * half + lane % 4 * 8;
+          const int column = firstColumn + 64 * b + 32 * half + lane() % 4 * 8;
           if (only && column < hidden) *reinterpret_cast<uint4*>(out + column) = chunk;
         }
     }
@@ -260,7 +252,8 @@ struct Consumer {
       numSteps = segment.kEnd - segment.kBegin;
       if (segment.kBegin > 0 && segment.rowPair < work.phase.rowPairs) takeOver<blocks>(sums, p);
     }
-    for (; numSteps > 0; --numSteps) addStep<blocks>(sums);
+    float2 tokenScales = awaitTokens<blocks>();
+    for (; numSteps > 0; --numSteps) addStep<blocks>(sums, tokenScales, numSteps == 1);
     const Segment segment = work.segment(index);  // again, so that the steps have the registers
     if (segment.rowPair >= work.phase.rowPairs) return;
     if (segment.kEnd < work.phase.kSteps)
@@ -278,7 +271,7 @@ struct Consumer {
     wait(&shared.announced, announcedParity);  // of the segment before
     announcedParity ^= 1;
     __syncwarp();
-    if (kArrivalsPerWarp == 32 || lane == 0) arrive(&shared.written);
+    if (kArrivalsPerWarp == 32 || lane() == 0) arrive(&shared.written);
   }
 
   __device__ void run(const Work& work, int index, int p) {
