@@ -189,7 +189,10 @@ export class JetStream {
       return await this.#requests.send(subject, payload, timeoutMs, headers);
     } catch (error) {
       if (!(error instanceof RallyError) || error.code !== "no-responders") throw error;
-      throw unavailable(`no stream takes ${subject}: JetStream is off, or the stream is gone`, { subject });
+      // A server whose disk is full switches JetStream off, its API with it.
+      throw unavailable(`nothing takes ${subject}: JetStream is off, its disk is full, or the stream is gone`, {
+        subject,
+      });
     }
   }
 }
