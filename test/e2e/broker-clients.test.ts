@@ -120,7 +120,7 @@ describe("clients", () => {
     expect(tokens(slow)).toEqual(tokens(whole));
   });
 
-  it("of any kind find the actors as NATS micro services", { timeout: 60_000 }, async () => {
+  it("of any kind find the actors as NATS micro services", async () => {
     await startLoad(deployment.client, longRequests(1, 0)).results;
     const nats = await connect({ servers: server.url });
     try {

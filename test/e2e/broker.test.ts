@@ -112,7 +112,7 @@ describe("the nats-server", () => {
     },
   );
 
-  it.skipIf(!canMount)("is not started on a full or read-only disk", { timeout: 60_000 }, async () => {
+  it.skipIf(!canMount)("is not started on a full or read-only disk", async () => {
     const disk = mountStore(ENOUGH_BYTES);
     const store = path.join(disk, "store");
     const full = home.rally(["up", "--store", store]);
@@ -127,7 +127,7 @@ describe("the nats-server", () => {
     await home.expectNothingLeft();
   });
 
-  it("of somebody else that has no room for the streams is a clear refusal", { timeout: 60_000 }, async () => {
+  it("of somebody else that has no room for the streams is a clear refusal", async () => {
     const server = await startNatsServer({ storeDir: path.join(home.base, "theirs"), maxStoreBytes: 1 << 20 });
     try {
       const refused = home.rally(["up", "--nats", server.url, "--json"]);

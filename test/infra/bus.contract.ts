@@ -336,7 +336,7 @@ export function busContract(name: string, open: () => Promise<BusHarness>): void
       await inbox.received(3);
       expect(inbox.texts).toEqual(["back", "twice", "twice"]);
       late.unsubscribe();
-    }, 60_000);
+    });
   });
 }
 

@@ -251,7 +251,7 @@ export function durableContract(name: string, open: () => Promise<DurableHarness
         await two?.done();
         await putter.put("3", bytes("3"));
         expect(await putter.depth()).toBe(1);
-      }, 60_000);
+      });
 
       it("has all its room back after an outage", async () => {
         for (const job of ["1", "2", "3", "4"]) await putter.put(job, bytes(job));
@@ -268,7 +268,7 @@ export function durableContract(name: string, open: () => Promise<DurableHarness
         expect((await failure(putter.put("9", bytes("9")))).code).toBe("overloaded");
         const jobs = await worker.pull(4, 1000);
         expect(jobs.map(({ payload }) => text(payload))).toEqual(["5", "6", "7", "8"]);
-      }, 60_000);
+      });
 
       it("an outage loses no job that was in hand, whichever were done before it", async () => {
         for (const job of ["1", "2", "3", "4"]) await putter.put(job, bytes(job));
@@ -293,7 +293,7 @@ export function durableContract(name: string, open: () => Promise<DurableHarness
         expect([...again.keys()].toSorted()).toEqual(["2", "4"]);
         for (const job of again.values()) await job.done();
         expect(await putter.depth()).toBe(0);
-      }, 60_000);
+      });
 
       it("opening it with other limits changes them", async () => {
         await a.queue({ ...options, maxJobs: 1 });
@@ -410,7 +410,7 @@ export function durableContract(name: string, open: () => Promise<DurableHarness
         expect(gathered.items.map(({ payload }) => text(payload))).toEqual(
           Array.from({ length: 20 }, (_, i) => String(i)),
         );
-      }, 60_000);
+      });
 
       /** As an owner does: repeats with the same id until the store answers. */
       const appendSoon = async (value: string, expectedLastSeq: number): Promise<number> => {
@@ -511,7 +511,7 @@ export function durableContract(name: string, open: () => Promise<DurableHarness
         await mine.put("k", bytes("3"));
         await harness.wait(50);
         expect(seen.items).toHaveLength(3);
-      }, 60_000);
+      });
 
       it("watches a key that does not exist yet", async () => {
         const kv = await a.keyValue(`b${unique++}`);

@@ -125,7 +125,7 @@ describe("a store that has lost its end with the power", () => {
     await expect.poll(() => link.connected).toBe(true);
   }
 
-  it("delivers the jobs that come after", { timeout: 30_000 }, async () => {
+  it("delivers the jobs that come after", async () => {
     const limits = { maxJobs: 4, maxJobBytes: 100, ackWaitMs: 1000 };
     const queue = await durable.queue({ name: "q", subject: "test.q", ...limits });
     for (const id of ["1", "2", "3"]) await queue.put(id, Buffer.from(id));
@@ -138,7 +138,7 @@ describe("a store that has lost its end with the power", () => {
     expect(await queue.depth()).toBe(0);
   });
 
-  it("shows followers what is appended after", { timeout: 30_000 }, async () => {
+  it("shows followers what is appended after", async () => {
     const log = await durable.log({ name: "l", subjects: "test.l.*", maxAgeMs: 60_000, maxBytes: 10_000 });
     const seen: string[] = [];
     await log.follow("test.l.a", ({ payload }) => seen.push(text(payload)));

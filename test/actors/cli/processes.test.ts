@@ -157,7 +157,7 @@ test("up serves run and clients, is there once, restarts what dies and drains", 
   expect(await up.status).toBe(0);
   expect(up.output.stdout).toContain('{"event":"stopped"}');
   await expectNothingLeft();
-}, 60_000);
+});
 
 test("an existing server is used and left as it was", async () => {
   const up = rally("up", "--deployment", "other");
@@ -181,7 +181,7 @@ test("an existing server is used and left as it was", async () => {
   up.child.kill("SIGINT");
   expect(await up.status).toBe(0);
   await expectNothingLeft();
-}, 60_000);
+});
 
 test("an idle deployment stops within a second", async () => {
   const startedAt = performance.now();
@@ -193,7 +193,7 @@ test("an idle deployment stops within a second", async () => {
   // Half a second on an idle machine; a pull that is waited for would take one more. A machine that is slow now was so before.
   expect(performance.now() - from).toBeLessThan(Math.max(1_300, from - startedAt));
   await expectNothingLeft();
-}, 60_000);
+});
 
 test("what a broken server and a killed command left in the temporary folder, the next one removes", async () => {
   const first = rally("run", "Once", "--max-tokens", "1000");
@@ -208,7 +208,7 @@ test("what a broken server and a killed command left in the temporary folder, th
   const second = rally("run", "Once", "--max-tokens", "1");
   expect(await second.status).toBe(0);
   await expectNothingLeft();
-}, 60_000);
+});
 
 test("ps shows what runs, up to its sums", async () => {
   const up = rally("up", "--json");
@@ -227,7 +227,7 @@ test("ps shows what runs, up to its sums", async () => {
   up.child.kill("SIGTERM");
   expect(await up.status).toBe(0);
   expect(await start(["ps"]).status).toBe(1);
-}, 60_000);
+});
 
 test("a data folder that cannot be written to is said so", async () => {
   const blocked = path.join(base, "blocked");
