@@ -94,7 +94,7 @@ describe("the nats-server", () => {
     { timeout: 300_000 },
     async () => {
       const disk = mountStore(2 * ENOUGH_BYTES);
-      const requests = longRequests(4, 60);
+      const requests = longRequests(4, 300);
       const { rally: running, client } = await up("--store", path.join(disk, "store"));
       const expected = await startLoad(client, requests).results;
       const load = startLoad(client, requests);
