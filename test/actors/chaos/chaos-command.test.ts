@@ -55,7 +55,7 @@ describe("rally chaos", () => {
       "kills",
       `
 topology: { replicas: 2 }
-load: { arrival: { kind: closed, concurrency: 4 }, requests: 16, outputTokens: [{ min: 16, max: 32 }] }
+load: { arrival: { kind: closed, concurrency: 4 }, requests: 16, outputTokens: [{ min: 48, max: 64 }] }
 faults:
   - { kind: kill, target: { role: expert, shard: 0 }, atMs: 400 }
   - { kind: partition, target: { role: client }, durationMs: 100, atMs: 1000 }
