@@ -23,7 +23,7 @@ async function lacks(): Promise<string | undefined> {
   return existsSync(library) ? undefined : ` (skipped: ${library} is not built)`;
 }
 
-/** Needs an H100, the addon and the kernels: what `rally gpu setup` makes where there are compilers. */
+/** Needs a Hopper GPU, the addon and the kernels: what `rally gpu setup` makes where there are compilers. */
 describe.skipIf(lack !== "")(`on a GPU${lack}`, () => {
   let place: Place;
 
