@@ -1,6 +1,6 @@
 import type { Provider } from "../infra/session.ts";
 import type { ModelConfig } from "./config.ts";
-import type { AttentionStages, FfnShard, ShardSpec } from "./stages.ts";
+import type { AttentionStages, FfnShard, ShardSpec, SharedExperts } from "./stages.ts";
 
 export interface OpenOptions {
   /** Threads that one graph may use. */
@@ -36,4 +36,6 @@ export interface ModelFamily {
   parse(files: ModelFiles): ModelConfig;
   openAttentionStages(files: ModelFiles, modelHash: string, options: OpenOptions): AttentionStages;
   openFfnShard(files: ModelFiles, modelHash: string, spec: ShardSpec, options: OpenOptions): FfnShard;
+  /** On the CPU, whatever the provider: what they read and write is in host memory, on its way to the wire and from there. */
+  openSharedExperts(files: ModelFiles, modelHash: string, options: OpenOptions): SharedExperts;
 }

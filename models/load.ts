@@ -5,7 +5,7 @@ import { RallyError } from "../infra/errors.ts";
 import { checkpointFiles } from "./checkpoint.ts";
 import type { ModelConfig } from "./config.ts";
 import type { ModelFamily, ModelFiles, OpenOptions } from "./family.ts";
-import type { AttentionStages, FfnShard, ShardSpec } from "./stages.ts";
+import type { AttentionStages, FfnShard, ShardSpec, SharedExperts } from "./stages.ts";
 import { step3Family } from "./step3/family.ts";
 
 const FAMILIES: readonly ModelFamily[] = [step3Family];
@@ -26,6 +26,12 @@ export async function openAttentionStages(modelDir: string, options: OpenOptions
 export async function openFfnShard(modelDir: string, spec: ShardSpec, options: OpenOptions): Promise<FfnShard> {
   const { family, files } = open(modelDir);
   return family.openFfnShard(files, await hashModel(modelDir), spec, options);
+}
+
+/** Loads the shared experts, for an attention actor to compute; makes their graphs first if the cache has none of this very model. */
+export async function openSharedExperts(modelDir: string, options: OpenOptions): Promise<SharedExperts> {
+  const { family, files } = open(modelDir);
+  return family.openSharedExperts(files, await hashModel(modelDir), options);
 }
 
 /** Cuts a model's experts into `numShards` runs of nearly equal length. */

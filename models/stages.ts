@@ -72,6 +72,8 @@ export interface ShardSpec {
   readonly numShards: number;
   /** Routed experts of this shard, ascending. The same for every MoE layer. */
   readonly experts: readonly number[];
+  /** The shared expert is computed whole where the attention is: `SharedExperts`. */
+  readonly withoutShared?: boolean;
 }
 
 /** One MoE layer's FFN input for `numTokens` rows. */
@@ -90,8 +92,18 @@ export interface FfnShard {
   readonly spec: ShardSpec;
   /**
    * This shard's share of the layer's FFN: Σ over its chosen experts, ascending, of weight × expert, plus its slice of the
-   * shared expert. Writes `output` [numTokens, hiddenSize].
+   * shared expert unless it is without. Writes `output` [numTokens, hiddenSize].
    */
   forward(batch: FfnBatch, output: Float32Array): Promise<void>;
+  release(): Promise<void>;
+}
+
+/**
+ * The shared expert of every MoE layer. Every token visits it, and whoever has the token's FFN input can compute it: an attention
+ * actor has the time while its batch is with the routed experts.
+ */
+export interface SharedExperts {
+  /** Writes `output` [numTokens, hiddenSize]: `pass.residual` + the layer's shared expert of `pass.ffnInput`. */
+  forward(pass: Pass, layer: number, output: Float32Array): Promise<void>;
   release(): Promise<void>;
 }

@@ -34,9 +34,9 @@ export class EngineMeter implements ComputeObserver, HopObserver {
     this.#startedAt = options.clock.elapsed();
   }
 
-  computed(what: "attention" | "head", microBatch: number, layer: number, from: number, to: number): void {
+  computed(what: "attention" | "shared" | "head", microBatch: number, layer: number, from: number, to: number): void {
     this.#busyMs += to - from;
-    this.#trace.span(what === "head" ? "head" : `attention ${layer}`, what, 0, from, to, { microBatch, layer });
+    this.#trace.span(what === "head" ? "head" : `${what} ${layer}`, what, 0, from, to, { microBatch, layer });
   }
 
   waited(from: number, to: number): void {

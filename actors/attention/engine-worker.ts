@@ -4,9 +4,11 @@ import { systemClock } from "../../infra/clock.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
 import { connectNats } from "../../infra/nats-connect.ts";
 import { isLoopback } from "../../infra/nats-settings.ts";
-import { loadConfig, openAttentionStages, openFfnShard, shardSpecs } from "../../models/load.ts";
+import { loadConfig, openAttentionStages, openFfnShard, openSharedExperts, shardSpecs } from "../../models/load.ts";
 import type { ModelConfig } from "../../models/config.ts";
+import type { SharedExperts } from "../../models/stages.ts";
 import { coresOf, pinThread } from "../protocol/pinned.ts";
+import { sharedExpertsAt } from "../protocol/placement.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
 import { TraceBuffer } from "../protocol/trace-buffer.ts";
 import { mostMicroBatches } from "./auto-micro-batches.ts";
@@ -33,31 +35,39 @@ const { settings, ffn: ffnKind, numThreads, numThreadsAlone } = workerData as En
 const clock = systemClock;
 const post = (message: FromEngine) => port.postMessage(message);
 const warn = (text: string) => post({ kind: "warning", text });
+const progress = (text: string) => post({ kind: "progress", text });
 
 const trace = new TraceBuffer({ enabled: settings.trace, clock, processId: process.pid });
 const meter = new EngineMeter({ clock, trace, warn });
 interface OpenedFfn {
   readonly ffn: FfnSide;
-  readonly place: (placed: Placed) => void;
+  readonly place: (placed: Placed) => Promise<void>;
   readonly close: () => Promise<void>;
 }
 
 async function openFfn(config: ModelConfig): Promise<OpenedFfn> {
   const { id, deployment, modelDir, provider } = settings;
+  const options = { ...coresOf(settings), provider, progress, warn };
   if (ffnKind === "local") {
+    const withoutShared = sharedExpertsAt(provider) === "attention";
+    const sharedExperts = withoutShared ? await openSharedExperts(modelDir, { ...options, numThreads }) : undefined;
     const shards = await Promise.all(
       shardSpecs(config, 1).map((spec) =>
-        openFfnShard(modelDir, spec, { numThreads, ...coresOf(settings), provider, warn }),
+        openFfnShard(modelDir, { ...spec, withoutShared }, { ...options, numThreads }),
       ),
     );
-    const close = async () => void (await Promise.all(shards.map((shard) => shard.release())));
-    return { ffn: new LocalFfn(shards), place: () => undefined, close };
+    const close = async () => {
+      await sharedExperts?.release();
+      await Promise.all(shards.map((shard) => shard.release()));
+    };
+    return { ffn: new LocalFfn(shards, sharedExperts), place: async () => undefined, close };
   }
+  let sharedExperts: SharedExperts | undefined;
   const nats = await connectNats(settings.nats, { name: `${id}-engine` });
   const ffn = new PlacedFfn({
     clock,
     numLayers: config.numLayers,
-    open: ({ epoch, numShards }) =>
+    open: ({ epoch, numShards, ...placed }) =>
       new RemoteFfn({
         bus: nats.bus,
         clock,
@@ -71,15 +81,23 @@ async function openFfn(config: ModelConfig): Promise<OpenedFfn> {
         wireDtype: settings.wireDtype,
         dispatchTimeoutMs: settings.dispatchTimeoutMs,
         creditsPerShard: maxMicroBatches() * CREDITS_PER_MICRO_BATCH,
+        ...(placed.sharedExperts === "attention" && { sharedExperts }),
         observe: meter,
       }),
   });
   return {
     ffn,
-    place: (placed) => ffn.place(placed),
+    place: async (placed) => {
+      // One thread: the experts compute at the same time, and so do other micro-batches.
+      if (placed.sharedExperts === "attention") {
+        sharedExperts ??= await openSharedExperts(modelDir, { ...options, numThreads: 1 });
+      }
+      ffn.place(placed);
+    },
     close: async () => {
       ffn.close();
       await nats.close();
+      await sharedExperts?.release();
     },
   };
 }
@@ -110,7 +128,6 @@ function kvRoomFor(maxKvTokens: number) {
 
 async function start(): Promise<void> {
   await pinThread(settings);
-  const progress = (text: string) => post({ kind: "progress", text });
   const config = await loadConfig(settings.modelDir);
   const { modelDir, provider } = settings;
   const maxKvTokens = settings.maxKvTokens ?? defaultKvTokens(config);
@@ -164,7 +181,7 @@ async function start(): Promise<void> {
         return engine.release(message.key);
       case "placement":
         numShards = message.placed.numShards;
-        return place(message.placed);
+        return await place(message.placed);
       case "stats": {
         const { transitions, ...counts } = engine.counts;
         post({
@@ -195,8 +212,12 @@ async function start(): Promise<void> {
         port?.close();
     }
   };
+  // A placement may take a moment to be ready for; what comes after it waits.
+  let placing: Promise<void> = Promise.resolve();
   port?.on("message", (message: ToEngine) => {
-    answer(message).catch((thrown: unknown) => post({ kind: "failed", error: RallyError.from(thrown).toWire() }));
+    const answered = placing.then(() => answer(message));
+    answered.catch((thrown: unknown) => post({ kind: "failed", error: RallyError.from(thrown).toWire() }));
+    if (message.kind === "placement") placing = answered;
   });
   engine.start();
   post({ kind: "ready" });

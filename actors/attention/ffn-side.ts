@@ -15,7 +15,7 @@ export interface Trip {
  */
 export interface FfnSide {
   /**
-   * Sees to it that `pass.hidden = residual + Σ shards`, then calls `done` with the error, if any. Never calls back before
+   * Sees to it that `pass.hidden = residual + shared expert + Σ shards`, then calls `done` with the error, if any. Never calls back before
    * it returns. Throws when the trip cannot even begin; then `done` is not called. Whoever computes in this very thread
    * returns a promise for the end of that: until then nothing else is computed here.
    */
@@ -28,16 +28,17 @@ export interface FfnSide {
 }
 
 /**
- * hidden = residual + (…(shard0 + shard1) + …), always in shard order and rounded to f32 after each addition, so that arrival
- * order cannot change a bit. All arrays [numTokens * hiddenSize]; `outputs[0]` is used up.
+ * hidden = base + (…(shard0 + shard1) + …), always in shard order and rounded to f32 after each addition, so that arrival
+ * order cannot change a bit. `base` is the residual, with the shared expert where that is computed beside the attention. All arrays
+ * [numTokens * hiddenSize]; `outputs[0]` is used up.
  */
-export function combine(hidden: Float32Array, residual: Float32Array, outputs: readonly Float32Array[]): void {
+export function combine(hidden: Float32Array, base: Float32Array, outputs: readonly Float32Array[]): void {
   const [sum, ...others] = outputs;
   const last = others.pop();
   if (sum === undefined) return;
-  if (last === undefined) return add(hidden, residual, sum);
+  if (last === undefined) return add(hidden, base, sum);
   for (const output of others) add(sum, sum, output);
-  addBoth(hidden, residual, sum, last);
+  addBoth(hidden, base, sum, last);
 }
 
 function add(target: Float32Array, a: Float32Array, b: Float32Array): void {
@@ -45,8 +46,8 @@ function add(target: Float32Array, a: Float32Array, b: Float32Array): void {
 }
 
 /** One pass over memory instead of two: with two shards, the usual number, it takes a third of the time. */
-function addBoth(target: Float32Array, residual: Float32Array, a: Float32Array, b: Float32Array): void {
+function addBoth(target: Float32Array, base: Float32Array, a: Float32Array, b: Float32Array): void {
   for (let i = 0; i < target.length; i++) {
-    target[i] = (residual[i] as number) + Math.fround((a[i] as number) + (b[i] as number));
+    target[i] = (base[i] as number) + Math.fround((a[i] as number) + (b[i] as number));
   }
 }

@@ -30,7 +30,8 @@ export async function followPlacement(
         // A placement that makes no sense changes nothing.
         return error.code === "bad-model" ? mismatch(error) : warn(error.message);
       }
-      changed({ epoch: placement.epoch, numShards: placement.shards.length });
+      const { epoch, shards, sharedExperts } = placement;
+      changed({ epoch, numShards: shards.length, ...(sharedExperts !== undefined && { sharedExperts }) });
       settle();
     },
     warn,

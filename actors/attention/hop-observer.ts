@@ -1,5 +1,6 @@
-/** Told of every finished hop; times in milliseconds of `clock.elapsed()`. */
+/** Told of every finished hop, and of what is computed here meanwhile; times in milliseconds of `clock.elapsed()`. */
 export interface HopObserver {
+  computed(what: "shared", microBatch: number, layer: number, from: number, to: number): void;
   hop(hop: {
     readonly microBatch: number;
     readonly layer: number;

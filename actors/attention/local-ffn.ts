@@ -1,19 +1,22 @@
 import { RallyError } from "../../infra/errors.ts";
-import type { FfnShard } from "../../models/stages.ts";
+import type { FfnShard, SharedExperts } from "../../models/stages.ts";
 import { combine, type FfnSide, type Trip } from "./ffn-side.ts";
 import { OutputBuffers } from "./output-buffers.ts";
 
 /** The experts in the attention actor's own process and thread: one trip at a time, because they share buffers. */
 export class LocalFfn implements FfnSide {
   readonly #shards: readonly FfnShard[];
+  readonly #sharedExperts: SharedExperts | undefined;
   readonly #buffers: OutputBuffers;
   /** By micro-batch; those that are still wanted. */
   readonly #trips = new Map<number, Trip>();
   #last: Promise<void> = Promise.resolve();
 
-  constructor(shards: readonly FfnShard[]) {
+  /** `sharedExperts`: for shards that are without. */
+  constructor(shards: readonly FfnShard[], sharedExperts?: SharedExperts) {
     this.#shards = shards;
-    this.#buffers = new OutputBuffers(shards.length);
+    this.#sharedExperts = sharedExperts;
+    this.#buffers = new OutputBuffers(1 + shards.length);
   }
 
   get pending(): number {
@@ -35,9 +38,11 @@ export class LocalFfn implements FfnSide {
   async #make(trip: Trip, done: (error?: Error) => void): Promise<void> {
     if (!this.#isWanted(trip)) return;
     const { hidden, residual } = trip.pass;
-    const outputs = this.#buffers.of(0, hidden.length);
+    const [sum, ...outputs] = this.#buffers.of(0, hidden.length) as [Float32Array, ...Float32Array[]];
+    const base = this.#sharedExperts === undefined ? residual : sum;
     let error: RallyError | undefined;
     try {
+      await this.#sharedExperts?.forward(trip.pass, trip.layer, base);
       await this.#compute(trip, outputs);
     } catch (thrown) {
       error = RallyError.from(thrown, "session-failed");
@@ -45,7 +50,7 @@ export class LocalFfn implements FfnSide {
     // What runs cannot be stopped; its result is thrown away.
     if (!this.#isWanted(trip)) return;
     this.#trips.delete(trip.microBatch);
-    if (error === undefined) combine(hidden, residual, outputs);
+    if (error === undefined) combine(hidden, base, outputs);
     done(error);
   }
 

@@ -1,22 +1,22 @@
-/** Per micro-batch and shard the memory of what the shard has answered, grown to the largest pass: combining allocates nothing. */
+/** Per micro-batch the memory of what is to be combined, grown to the largest pass: combining allocates nothing. */
 export class OutputBuffers {
-  readonly #numShards: number;
-  /** [microBatch][shard] */
+  readonly #numOutputs: number;
+  /** [microBatch][output] */
   readonly #buffers: Float32Array[][] = [];
 
-  constructor(numShards: number) {
-    this.#numShards = numShards;
+  constructor(numOutputs: number) {
+    this.#numOutputs = numOutputs;
   }
 
-  /** Per shard `size` floats, whatever was in them. */
+  /** Per output `size` floats, whatever was in them. */
   of(microBatch: number, size: number): Float32Array[] {
     const buffers = (this.#buffers[microBatch] ??= Array.from(
-      { length: this.#numShards },
+      { length: this.#numOutputs },
       () => new Float32Array(size),
     ));
-    return buffers.map((buffer, shard) => {
+    return buffers.map((buffer, output) => {
       if (buffer.length >= size) return buffer.subarray(0, size);
-      return (buffers[shard] = new Float32Array(size));
+      return (buffers[output] = new Float32Array(size));
     });
   }
 }

@@ -9,6 +9,8 @@ type Side = FfnSide & { close(): void };
 export interface Placed {
   readonly epoch: number;
   readonly numShards: number;
+  /** As the placement has it. */
+  readonly sharedExperts?: "attention";
 }
 
 export interface PlacedFfnOptions {
@@ -21,8 +23,12 @@ export interface PlacedFfnOptions {
 interface Route {
   readonly passId: number;
   side: Side;
-  /** Under way. */
-  trip: { readonly trip: Trip; readonly done: (error?: Error) => void } | undefined;
+  trip: UnderWay | undefined;
+}
+
+interface UnderWay {
+  readonly trip: Trip;
+  readonly done: (error?: Error) => void;
 }
 
 /** A pass that is still under way then may wait for experts that are gone. */
@@ -68,7 +74,7 @@ export class PlacedFfn implements FfnSide {
     this.#move = this.#options.clock.after(MOVE_AFTER_MS, () => this.#moveAll());
   }
 
-  forward(trip: Trip, done: (error?: Error) => void): void {
+  forward(trip: Trip, done: (error?: Error) => void): void | Promise<void> {
     assert(this.#newest !== undefined, "there is a placement before there is a request");
     const { microBatch, passId } = trip;
     let route = this.#routes.get(microBatch);
@@ -77,7 +83,7 @@ export class PlacedFfn implements FfnSide {
       this.#routes.set(microBatch, route);
       this.#closeUnused();
     }
-    this.#send(route, trip, done);
+    return this.#send(route, trip, done);
   }
 
   abandon(microBatch: number): void {
@@ -94,10 +100,10 @@ export class PlacedFfn implements FfnSide {
     this.#routes.clear();
   }
 
-  #send(route: Route, trip: Trip, done: (error?: Error) => void): void {
+  #send(route: Route, trip: Trip, done: (error?: Error) => void): void | Promise<void> {
     route.trip = { trip, done };
     try {
-      void route.side.forward(trip, (error) => {
+      return route.side.forward(trip, (error) => {
         route.trip = undefined;
         if (error !== undefined || trip.layer === this.#options.numLayers - 1) this.#end(trip.microBatch, route);
         done(error);
@@ -121,13 +127,26 @@ export class PlacedFfn implements FfnSide {
       route.side = newest;
       if (underWay === undefined) continue;
       side.abandon(microBatch);
-      try {
-        this.#send(route, underWay.trip, underWay.done);
-      } catch (thrown) {
-        underWay.done(thrown as Error);
-      }
+      void this.#sendOn(route, underWay);
     }
     this.#closeUnused();
+  }
+
+  /** Nobody waits for what is computed here then: a failure is an answer. */
+  async #sendOn(route: Route, { trip, done }: UnderWay): Promise<void> {
+    let here: void | Promise<void>;
+    try {
+      here = this.#send(route, trip, done);
+    } catch (thrown) {
+      return done(thrown as Error);
+    }
+    try {
+      await here;
+    } catch (thrown) {
+      if (this.#routes.get(trip.microBatch) !== route || route.trip?.trip !== trip) return;
+      this.abandon(trip.microBatch);
+      done(thrown as Error);
+    }
   }
 
   #closeUnused(): void {

@@ -2,6 +2,7 @@ import type { BusMessage, Subscription } from "../../infra/bus.ts";
 import type { Timer } from "../../infra/clock.ts";
 import { assert, RallyError } from "../../infra/errors.ts";
 import { fromWireF32 } from "../../infra/tensor.ts";
+import type { SharedExperts } from "../../models/stages.ts";
 import { ResultDecoder } from "../protocol/hot-messages.ts";
 import type { ExpertResult } from "../protocol/messages.ts";
 import { checkSeal } from "../protocol/seal.ts";
@@ -19,6 +20,8 @@ export interface RemoteFfnOptions extends SenderOptions {
   readonly epoch: () => number;
   /** Parts in flight per shard; more wait here. */
   readonly creditsPerShard: number;
+  /** To be computed here while a batch is with the experts, if the placement says so. */
+  readonly sharedExperts?: SharedExperts | undefined;
   readonly observe: HopObserver;
 }
 
@@ -35,6 +38,7 @@ export class RemoteFfn implements FfnSide {
   readonly #visits = new Map<number, Visit>();
   readonly #credits: Credits<Leg>;
   readonly #buffers: OutputBuffers;
+  readonly #bases: OutputBuffers;
   readonly #rowBytes: number;
   readonly #sender: Sender;
   readonly #decoder = new ResultDecoder();
@@ -44,6 +48,7 @@ export class RemoteFfn implements FfnSide {
     this.#options = options;
     this.#rowBytes = bytesPerRow(options);
     this.#buffers = new OutputBuffers(options.numShards);
+    this.#bases = new OutputBuffers(options.sharedExperts === undefined ? 0 : 1);
     this.#credits = new Credits(options.numShards, options.creditsPerShard, (leg) => this.#sender.send(leg));
     this.#sender = new Sender(options, {
       joined: (shard) => this.#joined(shard),
@@ -66,15 +71,18 @@ export class RemoteFfn implements FfnSide {
     return this.#credits.inUse;
   }
 
-  forward(trip: Trip, done: (error?: Error) => void): void {
-    const { numShards, hiddenSize, bus, epoch, clock } = this.#options;
+  forward(trip: Trip, done: (error?: Error) => void): void | Promise<void> {
+    const { numShards, hiddenSize, bus, epoch, clock, sharedExperts } = this.#options;
     assert(!this.#visits.has(trip.microBatch), `micro-batch ${trip.microBatch} makes one trip at a time`);
     const parts = splitRows(trip.pass.numTokens, this.#rowBytes, bus.maxPayload);
-    const outputs = this.#buffers.of(trip.microBatch, trip.pass.numTokens * hiddenSize);
-    const visit = createVisit(trip, { parts, numShards, outputs, epoch: epoch(), done });
+    const size = trip.pass.numTokens * hiddenSize;
+    const [base] = this.#bases.of(trip.microBatch, size);
+    const outputs = this.#buffers.of(trip.microBatch, size);
+    const visit = createVisit(trip, { parts, numShards, base, outputs, epoch: epoch(), done });
     this.#visits.set(trip.microBatch, visit);
     for (const leg of visit.legs) this.#credits.take(leg.shard, leg);
     this.#timer ??= clock.after(TICK_MS, () => this.#tick());
+    if (sharedExperts !== undefined) return this.#share(visit, sharedExperts);
   }
 
   abandon(microBatch: number): void {
@@ -88,6 +96,19 @@ export class RemoteFfn implements FfnSide {
     this.#timer?.cancel();
     this.#timer = undefined;
     for (const visit of this.#visits.values()) this.#leave(visit);
+  }
+
+  async #share(visit: Visit, sharedExperts: SharedExperts): Promise<void> {
+    const { clock, observe } = this.#options;
+    const { pass, layer, microBatch } = visit.trip;
+    // What was published leaves for the server now, not after the computation.
+    await Promise.resolve();
+    const from = clock.elapsed();
+    await sharedExperts.forward(pass, layer, visit.base);
+    observe.computed("shared", microBatch, layer, from, clock.elapsed());
+    if (this.#visits.get(microBatch) !== visit) return;
+    visit.isBased = true;
+    this.#finish(visit);
   }
 
   #leave(visit: Visit): void {
@@ -167,11 +188,15 @@ export class RemoteFfn implements FfnSide {
       expertMs: (result.waitUs + result.computeUs) / 1000,
       bytes: leg.bytes + bytes,
     });
-    if (visit.numOpen > 0) return;
-    this.#visits.delete(visit.trip.microBatch);
-    const { hidden, residual } = visit.trip.pass;
-    combine(hidden, residual, visit.outputs);
-    visit.done();
+    this.#finish(visit);
+  }
+
+  /** Once all is there. */
+  #finish({ numOpen, isBased, trip, base, outputs, done }: Visit): void {
+    if (numOpen > 0 || !isBased) return;
+    this.#visits.delete(trip.microBatch);
+    combine(trip.pass.hidden, base, outputs);
+    done();
   }
 
   #unreadable(leg: Leg, result: ExpertResult, thrown: unknown): void {

@@ -32,6 +32,10 @@ export interface Leg {
 export interface Visit {
   readonly trip: Trip;
   readonly done: (error?: Error) => void;
+  /** [numTokens, hiddenSize] what the shards' outputs are added to: the residual, and the shared expert if it is computed here. */
+  readonly base: Float32Array;
+  /** Whether `base` is there. */
+  isBased: boolean;
   /** Per shard [numTokens, hiddenSize]. */
   readonly outputs: readonly Float32Array[];
   /** [part * numShards + shard] */
@@ -49,6 +53,8 @@ export function createVisit(
   options: {
     readonly parts: readonly RowRange[];
     readonly numShards: number;
+    /** To be filled yet; the trip's residual as it is if left out. */
+    readonly base?: Float32Array | undefined;
     readonly outputs: readonly Float32Array[];
     readonly epoch: number;
     readonly done: (error?: Error) => void;
@@ -58,6 +64,8 @@ export function createVisit(
   const visit: Visit = {
     trip,
     done: options.done,
+    base: options.base ?? trip.pass.residual,
+    isBased: options.base === undefined,
     outputs: options.outputs,
     legs,
     numOpen: options.parts.length * options.numShards,

@@ -4,6 +4,7 @@ import { RallyError } from "../../infra/errors.ts";
 import { type NatsSettings, natsSettingsFromEnv } from "../../infra/nats-settings.ts";
 import { packageRoot } from "../../infra/own-file.ts";
 import { PROVIDERS } from "../../infra/session.ts";
+import { SHARED_EXPERTS_AT } from "../protocol/placement.ts";
 import { DEFAULT_TOPOLOGY, type Topology, TOPOLOGY_LIMITS } from "../supervisor/topology.ts";
 import { ROLE_LIMITS, type RoleLimit, type RoleLimits } from "../supervisor/role-limits.ts";
 import {
@@ -79,6 +80,10 @@ export const TOPOLOGY_FLAGS = {
     "how activations travel; only f32 keeps every token exact",
     DEFAULT_TOPOLOGY.wireDtype,
   ),
+  "shared-experts": {
+    ...choiceFlag(SHARED_EXPERTS_AT, "which actors compute the experts that every token visits"),
+    fallback: "attention; with --provider cuda experts",
+  },
   turns: switchFlag(
     "attention and experts take turns on all cores, a thread pinned to each: faster where there are few cores and nothing else needs them; best with --experts 1",
   ),
@@ -100,6 +105,7 @@ export function topologyOf(values: TopologyValues): Topology {
     microBatches: values.turns && values["micro-batches"] === "auto" ? 1 : values["micro-batches"],
     wireDtype: values.wire,
     provider: values.provider,
+    ...(values["shared-experts"] !== undefined && { sharedExperts: values["shared-experts"] }),
     limits: limitsOf(values),
     ...(values.turns && { turns: turnsOf() }),
   };

@@ -83,11 +83,13 @@ export function numberFlag(value: string, help: string, range: Range, fallback: 
   return { value, help, ...said(fallback), read: (name, texts) => last(texts, (text) => read(name, text)) ?? fallback };
 }
 
-export function choiceFlag<C extends string>(choices: readonly C[], help: string, fallback: C): Flag<C> {
+export function choiceFlag<C extends string>(choices: readonly C[], help: string, fallback: C): Flag<C>;
+export function choiceFlag<C extends string>(choices: readonly C[], help: string): Flag<C | undefined>;
+export function choiceFlag<C extends string>(choices: readonly C[], help: string, fallback?: C): Flag<C | undefined> {
   return {
     value: choices.join("|"),
     help,
-    fallback,
+    ...said(fallback),
     read: (name, texts) =>
       last(texts, (text) => {
         const choice = choices.find((candidate) => candidate === text);

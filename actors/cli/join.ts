@@ -57,7 +57,7 @@ async function run(args: readonly string[], context: CommandContext): Promise<nu
     throw new RallyError("bad-settings", "say what to add: --attention N, --experts SHARD,… or --replicas N");
   }
   const nats = joinedServer(deployment, natsSettingsOf(values, context.env), context.env);
-  const topology = topologyOf({ ...values, experts: 1, replicas: replicas ?? 1 });
+  const topology = topologyOf({ ...values, experts: 1, replicas: replicas ?? 1, "shared-experts": undefined });
   // Without a word of experts there are to be none.
   const hostsAll = experts.length === 0 && given.has("replicas");
   return await stay(

@@ -71,7 +71,7 @@ async function start(settings: ExpertSettings, process: RoleProcess): Promise<Ru
   };
 }
 
-function specOf({ shards }: Placement, shard: number): ExpertWorkerData["spec"] {
+function specOf({ shards, sharedExperts }: Placement, shard: number): ExpertWorkerData["spec"] {
   const experts = shards[shard];
   if (experts === undefined) {
     throw new RallyError("bad-settings", `shard ${shard} of ${shards.length} does not exist`, {
@@ -79,7 +79,7 @@ function specOf({ shards }: Placement, shard: number): ExpertWorkerData["spec"] 
       found: shard,
     });
   }
-  return { shard, numShards: shards.length, experts };
+  return { shard, numShards: shards.length, experts, withoutShared: sharedExperts === "attention" };
 }
 
 await runRole<ExpertSettings>("expert", start);

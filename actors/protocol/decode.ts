@@ -221,7 +221,15 @@ export function decodePlacement(bytes: Uint8Array): Placement {
     deployment: fields.text("deployment", NAME),
     modelHash: fields.text("modelHash", 128),
     shards: shardsOf(fields),
+    ...sharedExpertsOf(fields),
   };
+}
+
+function sharedExpertsOf(fields: FieldReader): Pick<Placement, "sharedExperts"> {
+  if (!fields.has("sharedExperts")) return {};
+  const sharedExperts = fields.raw("sharedExperts");
+  if (sharedExperts !== "attention") throw fields.refuse("sharedExperts", sharedExperts, '"attention", or nothing');
+  return { sharedExperts };
 }
 
 /** Each expert in one shard at most: in two it would be added twice. */

@@ -162,6 +162,8 @@ export interface Placement {
   /** Content hash of config and weights; actors of another model do not mix. */
   readonly modelHash: string;
   readonly shards: readonly (readonly number[])[];
+  /** Attention actors compute the shared experts. Left out: each shard computes a slice of them. */
+  readonly sharedExperts?: "attention";
 }
 
 export type Message =

@@ -2,6 +2,7 @@ import type { Durable, KeyValue, KeyValueEntry } from "../../infra/durable.ts";
 import type { Subscription } from "../../infra/bus.ts";
 import { encode } from "../../infra/codec.ts";
 import { RallyError } from "../../infra/errors.ts";
+import type { Provider } from "../../infra/session.ts";
 import { decodePlacement } from "./decode.ts";
 import type { Placement } from "./messages.ts";
 import type { Subjects } from "./subjects.ts";
@@ -11,6 +12,18 @@ type Key = "current" | "next";
 
 /** A placement without its place in the order. */
 export type Wanted = Omit<Placement, "kind" | "epoch">;
+
+/** Who computes the shared experts. */
+export const SHARED_EXPERTS_AT = ["attention", "experts"] as const;
+export type SharedExpertsAt = (typeof SHARED_EXPERTS_AT)[number];
+
+/**
+ * Who is to compute the shared experts where nobody says. On the CPU an attention actor has the time for them while its batch is on
+ * the way to the experts. On a GPU they would hold up the attention's pipeline, which is what the paper's deployments are limited by.
+ */
+export function sharedExpertsAt(provider: Provider): SharedExpertsAt {
+  return provider === "cpu" ? "attention" : "experts";
+}
 
 const MAX_TRIES = 5;
 
@@ -114,8 +127,8 @@ export class Placements {
     return foundIn(await this.#bucket.get(key));
   }
 
-  async #put(key: Key, { deployment, modelHash, shards }: Wanted, epoch: number, revision: number): Promise<Placement> {
-    const placement: Placement = { kind: "placement", epoch, deployment, modelHash, shards };
+  async #put(key: Key, wanted: Wanted, epoch: number, revision: number): Promise<Placement> {
+    const placement: Placement = { ...wanted, kind: "placement", epoch };
     await this.#bucket.put(key, encode(placement), revision);
     return placement;
   }
@@ -194,6 +207,7 @@ function epochAfter(...found: readonly Found[]): number {
 export function isSamePlacement(present: Placement, wanted: Wanted): boolean {
   return (
     present.modelHash === wanted.modelHash &&
+    present.sharedExperts === wanted.sharedExperts &&
     present.shards.length === wanted.shards.length &&
     present.shards.every((experts, shard) => experts.join() === wanted.shards[shard]?.join())
   );

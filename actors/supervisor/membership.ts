@@ -4,7 +4,14 @@ import { RallyError } from "../../infra/errors.ts";
 import { shardSpecs } from "../../models/load.ts";
 import { discover, type FoundRole } from "../protocol/discovery.ts";
 import type { Placement } from "../protocol/messages.ts";
-import { checkCovers, checkModel, isSamePlacement, type Placements, type Wanted } from "../protocol/placement.ts";
+import {
+  checkCovers,
+  checkModel,
+  isSamePlacement,
+  type Placements,
+  type SharedExpertsAt,
+  type Wanted,
+} from "../protocol/placement.ts";
 import { TOPOLOGY_LIMITS } from "./topology.ts";
 
 /** The actors that serve a deployment now, whoever started them. */
@@ -15,6 +22,8 @@ export async function others(bus: Bus, clock: Clock, deployment: string): Promis
 export interface PlacementOptions {
   readonly source: "make" | "adopt" | "join";
   readonly wanted: Wanted;
+  /** Whether it was asked for that the shared experts are where `wanted` has them; else any place will do. */
+  readonly asksForShared?: boolean;
   readonly numExperts: number;
   readonly placements: Placements;
   readonly clock: Clock;
@@ -46,10 +55,15 @@ export async function placementFor(options: PlacementOptions): Promise<Placement
     return current;
   }
   if (current === undefined || isSamePlacement(current, wanted)) return await placements.ensure(wanted);
-  if (source === "adopt" && current.modelHash === modelHash) return current;
   const present = await options.others();
+  if (source === "adopt" && current.modelHash === modelHash) {
+    if (present.length === 0) return await placements.ensure({ ...wanted, shards: current.shards });
+    if (options.asksForShared === true) checkSharedExperts(current, wanted);
+    return current;
+  }
   if (present.length > 0) {
     checkModel(current, modelHash);
+    checkSharedExperts(current, wanted);
     throw new RallyError(
       "bad-settings",
       `deployment ${deployment} runs with ${current.shards.length} shards (${present.length} actors of others): rally place --experts ${wanted.shards.length} changes that`,
@@ -57,6 +71,18 @@ export async function placementFor(options: PlacementOptions): Promise<Placement
     );
   }
   return await placements.ensure(wanted);
+}
+
+/** RallyError `bad-settings` where others are to compute the shared experts than do while the deployment runs. */
+function checkSharedExperts(current: Placement, wanted: Wanted): void {
+  const present: SharedExpertsAt = current.sharedExperts ?? "experts";
+  const asked: SharedExpertsAt = wanted.sharedExperts ?? "experts";
+  if (present === asked) return;
+  throw new RallyError(
+    "bad-settings",
+    `deployment ${current.deployment} runs with --shared-experts ${present}, and others are there: it stays so`,
+    { field: "--shared-experts", found: asked, expected: present },
+  );
 }
 
 /** The current placement. One that makes no sense is made anew from what is still known; who joins leaves that to others. */

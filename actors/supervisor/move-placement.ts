@@ -37,19 +37,19 @@ export async function movePlacement(options: MoveOptions): Promise<Placement> {
       found: deployment,
     });
   }
-  const { modelHash } = current;
-  const numExperts = current.shards.reduce((sum, experts) => sum + experts.length, 0);
+  const { shards: present, ...same } = current;
+  const numExperts = present.reduce((sum, experts) => sum + experts.length, 0);
   const shards =
     typeof wanted === "number"
       ? shardSpecs({ numExperts }, wanted).map(({ experts }) => experts)
       : ofThisModel(wanted, numExperts);
-  if (isSamePlacement(current, { deployment, modelHash, shards })) return current;
-  const planned = await placements.plan({ deployment, modelHash, shards });
+  if (isSamePlacement(current, { ...same, shards })) return current;
+  const planned = await placements.plan({ ...same, shards });
   try {
     await untilHosted(planned, options);
   } catch (thrown) {
     // Nobody is to get ready for it any longer.
-    await placements.plan({ deployment, modelHash, shards: [] });
+    await placements.plan({ ...same, shards: [] });
     throw thrown;
   }
   return await placements.publish(planned);

@@ -4,7 +4,7 @@ import type { NatsConnection } from "../../infra/nats-connect.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import { shardSpecs } from "../../models/load.ts";
 import type { Placement } from "../protocol/messages.ts";
-import { Placements } from "../protocol/placement.ts";
+import { Placements, sharedExpertsAt, type Wanted } from "../protocol/placement.ts";
 import type { RoleStats, TraceEvent } from "../protocol/role.ts";
 import { openRequestQueue, openTokenLog, removeStreams } from "../protocol/streams.ts";
 import { subjectsOf } from "../protocol/subjects.ts";
@@ -150,16 +150,18 @@ export class Supervisor {
 
   #place({ bus }: NatsConnection, placements: Placements, model: ModelDescription): Promise<Placement> {
     const { topology, placement: source = "make" } = this.#options;
-    const { deployment, numShards } = topology;
-    const wanted = {
+    const { deployment, numShards, provider, sharedExperts = sharedExpertsAt(provider) } = topology;
+    const wanted: Wanted = {
       deployment,
       modelHash: model.modelHash,
       shards: shardSpecs(model, numShards).map(({ experts }) => experts),
+      ...(sharedExperts === "attention" && { sharedExperts }),
     };
     const { clock } = this.#ports;
     return placementFor({
       source,
       wanted,
+      asksForShared: topology.sharedExperts !== undefined,
       numExperts: model.numExperts,
       placements,
       clock,

@@ -1,6 +1,7 @@
 import { RallyError } from "../../infra/errors.ts";
 import type { NatsSettings } from "../../infra/nats-settings.ts";
 import type { AttentionSettings, RoleSettings } from "../protocol/role.ts";
+import type { SharedExpertsAt } from "../protocol/placement.ts";
 import { checkName } from "../protocol/subjects.ts";
 import { attentionLimits, checkRoleLimits, expertLimits, type RoleLimits } from "./role-limits.ts";
 import { attentionPinned, type Cores, shardPinned } from "./turns.ts";
@@ -16,6 +17,8 @@ export interface Topology {
   readonly microBatches: AttentionSettings["microBatches"];
   readonly wireDtype: AttentionSettings["wireDtype"];
   readonly provider: AttentionSettings["provider"];
+  /** Who computes the shared experts; left out: whoever is better at it, see `sharedExpertsAt`. */
+  readonly sharedExperts?: SharedExpertsAt;
   readonly limits: RoleLimits;
   /** Attention and experts take turns on these, with a thread pinned to each; left out: threads run where there is room. */
   readonly turns?: Cores;

@@ -6,7 +6,7 @@ import type { AttentionStages, FfnShard, ShardSpec } from "../stages.ts";
 import { DeviceAttentionStages, f32Layout } from "./device-attention-stages.ts";
 import { DeviceFfnShard } from "./device-ffn-shard.ts";
 import { DEVICE_GRAPHS_VERSION, writeDeviceAttentionGraphs, writeDeviceFfnGraphs } from "./device-graphs.ts";
-import { graphKey, graphs } from "./graph-folder.ts";
+import { graphKey, graphs, partsOf } from "./graph-folder.ts";
 import { HopperFfnShard } from "./hopper-ffn-shard.ts";
 import {
   fitsHopper,
@@ -47,14 +47,14 @@ export function openDeviceAttention(model: DeviceModel): AttentionStages | undef
 
 export function openDeviceFfn(model: DeviceModel, spec: ShardSpec): FfnShard | undefined {
   const { config, weights, modelHash, options } = model;
-  const parts = [spec.shard, spec.numShards, spec.experts];
+  const parts = partsOf(spec);
   const hopper = fitsHopper(config) ? deviceOpener(options, "hopper") : undefined;
   if (hopper !== undefined) {
     const { open, library } = hopper;
     assert(library !== undefined, "the kernels have a library");
     const key = graphKey("hopper-ffn", modelHash, [HOPPER_GRAPHS_VERSION, ...parts]);
     const graphDir = graphs(key, options, (dir, told) => writeHopperFfnGraphs(dir, config, weights, spec, told));
-    const workspace = expertWorkspace(config, spec.experts.length, library);
+    const workspace = expertWorkspace(config, spec, library);
     return new HopperFfnShard({ config, spec, graphDir, open, workspace });
   }
   const device = deviceOpener(options);

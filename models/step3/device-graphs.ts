@@ -96,7 +96,7 @@ function writeDown(graph: OnnxGraph, config: ModelConfig, weights: AttentionWeig
   graph.node("MatMul", ["normed", "down_key_value"], ["key_value"]);
 }
 
-/** The shared expert's slice and every local expert on all rows; `shares` is 0 where a row has not chosen one. */
+/** The shared expert's slice, if the shard has it, and every local expert on all rows; `shares` is 0 where a row has not chosen one. */
 function experts(
   config: ModelConfig,
   weights: Step3Weights,
@@ -115,12 +115,15 @@ function experts(
     graph.weight(`column_${expert}`, "f32", [column.length, 1], file.append(column));
     return graph.node("MatMul", ["shares", `column_${expert}`], [`share_${expert}`]);
   });
-  let sum = swiGlu(graph, "hidden", slice(weights.shared(layer), spec), hiddenSize, file, "shared");
-  for (const [i, expert] of spec.experts.entries()) {
+  const terms = spec.experts.map((expert, i) => {
     const output = swiGlu(graph, "hidden", weights.expert(layer, expert), hiddenSize, file, `expert_${expert}`);
-    graph.node("Mul", [output, names[i] as string], [`weighted_${expert}`]);
-    sum = graph.node("Add", [sum, `weighted_${expert}`], [i === names.length - 1 ? "output" : `sum_${expert}`]);
+    return graph.node("Mul", [output, names[i] as string], [`weighted_${expert}`]);
+  });
+  if (spec.withoutShared !== true) {
+    terms.unshift(swiGlu(graph, "hidden", slice(weights.shared(layer), spec), hiddenSize, file, "shared"));
   }
+  const sum = terms.reduce((left, right, i) => graph.node("Add", [left, right], [`sum_${i}`]));
+  graph.node("Identity", [sum], ["output"]);
   graph.output("output", "f32", [DEVICE_ROWS, hiddenSize]);
   return graph.finish();
 }

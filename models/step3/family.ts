@@ -6,9 +6,12 @@ import { ATTENTION_GRAPHS_VERSION, writeAttentionGraphs } from "./attention-grap
 import { Step3AttentionStages } from "./attention-stages.ts";
 import { parseStep3Config, step3TextConfig } from "./config.ts";
 import { openDeviceAttention, openDeviceFfn } from "./device-family.ts";
+import { EmptyShard } from "./empty-shard.ts";
 import { FFN_GRAPHS_VERSION, writeFfnGraphs } from "./ffn-graphs.ts";
 import { Step3FfnShard } from "./ffn-shard.ts";
-import { graphKey, graphs } from "./graph-folder.ts";
+import { graphKey, graphs, partsOf } from "./graph-folder.ts";
+import { SHARED_GRAPHS_VERSION, writeSharedGraphs } from "./shared-graphs.ts";
+import { Step3SharedExperts } from "./shared-experts.ts";
 import { Step3Weights } from "./weights.ts";
 
 export const step3Family: ModelFamily = {
@@ -32,13 +35,24 @@ export const step3Family: ModelFamily = {
   },
 
   openFfnShard(files, modelHash, spec, options) {
+    if (EmptyShard.fits(spec)) return new EmptyShard(spec);
     return withWeights(files, (config, weights) => {
       const onDevice = openDeviceFfn({ config, weights, modelHash, options }, spec);
       if (onDevice !== undefined) return onDevice;
-      const key = graphKey("ffn", modelHash, [FFN_GRAPHS_VERSION, spec.shard, spec.numShards, spec.experts]);
+      const key = graphKey("ffn", modelHash, [FFN_GRAPHS_VERSION, ...partsOf(spec)]);
       const graphDir = graphs(key, options, (dir, progress) => writeFfnGraphs(dir, config, weights, spec, progress));
       const { numThreads } = options;
       return new Step3FfnShard({ config, spec, graphDir, numThreads, openSession: sessionOpener(options) });
+    });
+  },
+
+  openSharedExperts(files, modelHash, options) {
+    return withWeights(files, (config, weights) => {
+      const key = graphKey("shared", modelHash, [SHARED_GRAPHS_VERSION]);
+      const graphDir = graphs(key, options, (dir, progress) => writeSharedGraphs(dir, config, weights, progress));
+      const { numThreads } = options;
+      const openSession = sessionOpener({ ...options, provider: "cpu" });
+      return new Step3SharedExperts({ config, graphDir, numThreads, openSession });
     });
   },
 };

@@ -24,8 +24,8 @@ export function writeFfnGraphs(
 }
 
 /**
- * The shared expert's slice and each local expert on its own rows: `rows` holds first every token for the shared expert, then
- * the rows of each expert in turn, `counts` says how many each has. An expert without rows costs next to nothing.
+ * The shared expert's slice, if the shard has it, and each local expert on its own rows: `rows` holds first every token for the shared
+ * expert, then the rows of each expert in turn, `counts` says how many each has. An expert without rows costs next to nothing.
  */
 function moe(
   config: ModelConfig,
@@ -37,14 +37,15 @@ function moe(
   const { hiddenSize } = config;
   const graph = new OnnxGraph("moe");
   graph.input("rows", "f32", ["rows", hiddenSize]);
-  graph.input("counts", "i64", [1 + spec.experts.length]);
-  const names = ["shared", ...spec.experts.map((expert) => `expert_${expert}`)];
+  const parts = spec.experts.map((expert) => ({ name: `expert_${expert}`, ffn: () => weights.expert(layer, expert) }));
+  if (spec.withoutShared !== true) {
+    parts.unshift({ name: "shared", ffn: () => slice(weights.shared(layer), spec) });
+  }
+  graph.input("counts", "i64", [parts.length]);
+  const names = parts.map(({ name }) => name);
   graph.node("Split", ["rows", "counts"], names, { axis: 0 });
-  const outputs = names.map((name, i) => {
-    const expert = spec.experts[i - 1];
-    const ffn = expert === undefined ? slice(weights.shared(layer), spec) : weights.expert(layer, expert);
-    return swiGlu(graph, name, ffn, hiddenSize, file);
-  });
+  // One part's weights at a time.
+  const outputs = parts.map(({ name, ffn }) => swiGlu(graph, name, ffn(), hiddenSize, file));
   graph.node("Concat", outputs, ["output"], { axis: 0 });
   graph.output("output", "f32", ["rows", hiddenSize]);
   return graph.finish();

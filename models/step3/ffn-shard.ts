@@ -25,7 +25,9 @@ export class Step3FfnShard implements FfnShard {
   readonly #layers: readonly (Session | undefined)[];
   /** Expert id to its place among the local ones; -1 for those of other shards. */
   readonly #localOf: Int32Array;
-  /** The shared expert's rows, then each local expert's. */
+  /** 1 if the shared expert's rows come before those of the local experts, else 0. */
+  readonly #numShared: 0 | 1;
+  /** Rows of the shared expert, if it is here, then of each local expert. */
   readonly #counts: BigInt64Array;
   /** Next free row of each local expert while rows are being sorted. */
   readonly #next: Int32Array;
@@ -43,7 +45,8 @@ export class Step3FfnShard implements FfnShard {
     );
     this.#localOf = new Int32Array(config.numExperts).fill(-1);
     for (const [local, expert] of spec.experts.entries()) this.#localOf[expert] = local;
-    this.#counts = new BigInt64Array(1 + spec.experts.length);
+    this.#numShared = spec.withoutShared === true ? 0 : 1;
+    this.#counts = new BigInt64Array(this.#numShared + spec.experts.length);
     this.#next = new Int32Array(spec.experts.length);
   }
 
@@ -52,7 +55,11 @@ export class Step3FfnShard implements FfnShard {
     const { hiddenSize } = this.#config;
     const session = this.#layers[layer];
     assert(session !== undefined, `layer ${layer} has experts`);
-    const numRows = numTokens + this.#sort(batch);
+    const numRows = this.#sort(batch);
+    if (numRows === 0) {
+      output.fill(0, 0, numTokens * hiddenSize);
+      return;
+    }
     const size = numRows * hiddenSize;
     const dims = [numRows, hiddenSize];
     const results = this.#results.subarray(0, size);
@@ -70,25 +77,26 @@ export class Step3FfnShard implements FfnShard {
     for (const session of this.#layers) session?.release();
   }
 
-  /** Fills `rows`: all tokens for the shared expert, then each local expert's. Returns the number of the latter. */
+  /** Fills `rows`: all tokens for the shared expert, if it is here, then each local expert's. Returns how many there are. */
   #sort({ numTokens, hidden, expertIds, expertWeights }: FfnBatch): number {
     const { hiddenSize, topK } = this.#config;
     const [localOf, next] = [this.#localOf, this.#next];
-    this.#reserve(numTokens * (1 + topK));
+    const numShared = this.#numShared * numTokens;
+    this.#reserve(numShared + numTokens * topK);
     next.fill(0);
     for (let i = 0; i < expertIds.length; i++) {
       const local = localOf[expertIds[i] as number] ?? -1;
       if (local >= 0) next[local] = (next[local] as number) + 1;
     }
-    this.#counts[0] = BigInt(numTokens);
-    let row = 0;
+    this.#counts[0] = BigInt(numShared);
+    let row = numShared;
     for (let local = 0; local < next.length; local++) {
       const count = next[local] as number;
-      this.#counts[1 + local] = BigInt(count);
+      this.#counts[this.#numShared + local] = BigInt(count);
       next[local] = row;
       row += count;
     }
-    this.#rows.set(hidden.subarray(0, numTokens * hiddenSize), 0);
+    this.#rows.set(hidden.subarray(0, numShared * hiddenSize));
     for (let i = 0; i < expertIds.length; i++) {
       const local = localOf[expertIds[i] as number] ?? -1;
       if (local < 0) continue;
@@ -97,7 +105,7 @@ export class Step3FfnShard implements FfnShard {
       const token = Math.floor(i / topK);
       this.#tokens[at] = token;
       this.#weights[at] = expertWeights[i] as number;
-      this.#rows.copyWithin((numTokens + at) * hiddenSize, token * hiddenSize, (token + 1) * hiddenSize);
+      this.#rows.set(hidden.subarray(token * hiddenSize, (token + 1) * hiddenSize), at * hiddenSize);
     }
     return row;
   }
@@ -105,10 +113,12 @@ export class Step3FfnShard implements FfnShard {
   /** output = shared + Σ weight × expert, experts ascending: the rows are sorted so. */
   #sum(numTokens: number, numRows: number, results: Float32Array, output: Float32Array): void {
     const { hiddenSize } = this.#config;
-    output.set(results.subarray(0, numTokens * hiddenSize));
-    for (let row = numTokens; row < numRows; row++) {
-      const weight = this.#weights[row - numTokens] as number;
-      let to = (this.#tokens[row - numTokens] as number) * hiddenSize;
+    const numShared = this.#numShared * numTokens;
+    if (numShared > 0) output.set(results.subarray(0, numShared * hiddenSize));
+    else output.fill(0, 0, numTokens * hiddenSize);
+    for (let row = numShared; row < numRows; row++) {
+      const weight = this.#weights[row] as number;
+      let to = (this.#tokens[row] as number) * hiddenSize;
       for (let from = row * hiddenSize, end = from + hiddenSize; from < end; from++, to++) {
         output[to] = (output[to] as number) + weight * (results[from] as number);
       }

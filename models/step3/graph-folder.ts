@@ -1,5 +1,6 @@
 import { createHash } from "node:crypto";
 import type { OpenOptions } from "../family.ts";
+import type { ShardSpec } from "../stages.ts";
 import { cachedGraphs, defaultCacheDir } from "../graph/cache.ts";
 
 /** The folder of the graphs that `key` names, in the cache; `build` writes them if they are not there. */
@@ -9,6 +10,11 @@ export function graphs(
   build: (dir: string, progress: (text: string) => void) => void,
 ): string {
   return cachedGraphs(cacheDir, key, (dir) => build(dir, progress));
+}
+
+/** What is in the graphs of one shard. */
+export function partsOf({ shard, numShards, experts, withoutShared = false }: ShardSpec): readonly unknown[] {
+  return [shard, numShards, experts, ...(withoutShared ? ["without shared"] : [])];
 }
 
 /** Names a role's graphs by the model and by whatever else decides what is in them. */

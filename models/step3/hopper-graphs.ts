@@ -152,11 +152,12 @@ function experts(
   // One more place than there are experts: the id of rows without any.
   const places = new Int32Array(numExperts + 1).fill(-1);
   for (const [local, expert] of spec.experts.entries()) places[expert] = local;
-  const shared = padded(slice(weights.shared(layer), spec), expertDim, hiddenSize);
-  const all = [...spec.experts.map((expert) => weights.expert(layer, expert)), shared];
+  const routed = spec.experts.map((expert) => weights.expert(layer, expert));
+  const shared = () => padded(slice(weights.shared(layer), spec), expertDim, hiddenSize);
+  const all = spec.withoutShared === true ? routed : [...routed, shared()];
   const inputs = [data, scales, "expert_ids", "expert_weights", localOf(graph, places, file)];
   const matrices = expertWeights(graph, all, expertDim, hiddenSize, file);
-  const attributes = { shared_local: spec.experts.length };
+  const attributes = { shared_local: spec.withoutShared === true ? -1 : routed.length };
   graph.own("ExpertFfn", [...inputs, ...matrices, "expert_workspace"], ["sum"], attributes);
   graph.node("Cast", ["sum"], ["output"], { to: F32 });
   graph.output("output", "f32", [DEVICE_ROWS, hiddenSize]);

@@ -1,5 +1,6 @@
 import type { ModelConfig } from "../config.ts";
 import { KernelSizes } from "../kernels/sizes.ts";
+import type { ShardSpec } from "../stages.ts";
 import type { DeviceLayout } from "./device-attention-stages.ts";
 import { DEVICE_ROWS, PAGE_TOKENS } from "./device-graphs.ts";
 import { denseSlices } from "./hopper-graphs.ts";
@@ -31,14 +32,15 @@ export function hopperLayout(config: ModelConfig, library: string): DeviceLayout
   };
 }
 
-/** Bytes for one shard's experts, the shared one included. */
+/** Bytes for one shard's experts, the shared one included if it has it. */
 export function expertWorkspace(
   { topK, hiddenSize, expertDim }: ModelConfig,
-  numExperts: number,
+  { experts, withoutShared = false }: ShardSpec,
   library: string,
 ): number {
   const sizes = new KernelSizes(library);
-  return atLeastOne(sizes.expertWorkspace(DEVICE_ROWS, topK, numExperts + 1, hiddenSize, expertDim));
+  const numExperts = experts.length + (withoutShared ? 0 : 1);
+  return atLeastOne(sizes.expertWorkspace(DEVICE_ROWS, topK, numExperts, hiddenSize, expertDim));
 }
 
 /** A tensor of nothing has no address. */

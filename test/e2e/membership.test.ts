@@ -133,6 +133,9 @@ describe("membership", () => {
     const other = home.rally(["up", "--experts", "2", "--nats", server.url], { data: "data2" });
     expect(await other.status).toBe(2);
     expect(other.output.stderr).toContain("runs with 1 shards");
+    const third = home.rally(["up", "--shared-experts", "experts", "--nats", server.url], { data: "data2" });
+    expect(await third.status).toBe(2);
+    expect(third.output.stderr).toContain("runs with --shared-experts attention");
     up.child.kill("SIGTERM");
     expect(await up.status).toBe(0);
     const next = await start("up");

@@ -19,6 +19,7 @@ describe("same tokens", () => {
     { numShards: 2, microBatches: 2 },
     { numShards: 2, microBatches: 4, numAttention: 2 },
     { numShards: 3, microBatches: 2 },
+    { numShards: 2, microBatches: 2, sharedExperts: "experts" },
     { numShards: 2, microBatches: "auto", numReplicas: 2 },
     { numShards: 1, microBatches: 1, turns: allowedCores() ?? [0] },
   ];

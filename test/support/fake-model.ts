@@ -1,6 +1,14 @@
 import type { ModelConfig } from "../../models/config.ts";
 import { KvCache, type KvSlots } from "../../models/kv-cache.ts";
-import type { AttentionStages, FfnBatch, FfnShard, Pass, PassRequest, ShardSpec } from "../../models/stages.ts";
+import type {
+  AttentionStages,
+  FfnBatch,
+  FfnShard,
+  Pass,
+  PassRequest,
+  SharedExperts,
+  ShardSpec,
+} from "../../models/stages.ts";
 
 /** A model small enough to follow by hand: each token is a hash of all tokens before it, made through the KV cache. */
 export const fakeConfig: ModelConfig = {
@@ -166,10 +174,11 @@ function hash(value: number, salt: number): number {
   return ((Math.round(value * 4) % PRIME) * 251 + salt * 7919) % PRIME;
 }
 
-export function fakeSpecs(numShards: number, config: ModelConfig = fakeConfig): ShardSpec[] {
+export function fakeSpecs(numShards: number, config: ModelConfig = fakeConfig, withoutShared = false): ShardSpec[] {
   return Array.from({ length: numShards }, (_, shard) => ({
     shard,
     numShards,
+    withoutShared,
     experts: Array.from({ length: config.numExperts }, (__, id) => id).filter((id) => id % numShards === shard),
   }));
 }
@@ -178,7 +187,7 @@ export function fakeSpecs(numShards: number, config: ModelConfig = fakeConfig): 
 function ffnOf({ hiddenSize, topK }: ModelConfig, batch: FfnBatch, at: number, spec?: ShardSpec): number {
   const { layer, hidden, expertIds, expertWeights } = batch;
   const x = hidden[at] as number;
-  let sum = spec === undefined || spec.shard === 0 ? x + layer : 0;
+  let sum = spec === undefined || (spec.shard === 0 && spec.withoutShared !== true) ? x + layer : 0;
   for (let route = Math.floor(at / hiddenSize) * topK, end = route + topK; route < end; route++) {
     const expert = expertIds[route] as number;
     if (spec?.experts.includes(expert) === false) continue;
@@ -205,6 +214,20 @@ export class FakeShard implements FfnShard {
     for (let at = 0; at < batch.numTokens * this.#config.hiddenSize; at++) {
       output[at] = ffnOf(this.#config, batch, at, this.spec);
     }
+  }
+
+  async release(): Promise<void> {}
+}
+
+/** What shards without a shared expert leave out. */
+export class FakeShared implements SharedExperts {
+  readonly layers: number[] = [];
+  gate: () => Promise<void> | void = () => undefined;
+
+  async forward({ ffnInput, residual }: Pass, layer: number, output: Float32Array): Promise<void> {
+    this.layers.push(layer);
+    await this.gate();
+    for (let at = 0; at < output.length; at++) output[at] = (residual[at] as number) + (ffnInput[at] as number) + layer;
   }
 
   async release(): Promise<void> {}

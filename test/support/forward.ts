@@ -1,16 +1,19 @@
 import type { KvSlots } from "../../models/kv-cache.ts";
-import type { AttentionStages, FfnShard, Pass } from "../../models/stages.ts";
+import type { AttentionStages, FfnShard, Pass, SharedExperts } from "../../models/stages.ts";
 
 /** The one-process loop over a model's stages: what a monolith does, without scheduling or sampling. */
 export class Forward {
   readonly stages: AttentionStages;
   readonly shards: readonly FfnShard[];
+  readonly sharedExperts: SharedExperts | undefined;
   /** Milliseconds spent in each kind of stage. */
   readonly spent = { plan: 0, attend: 0, ffn: 0, combine: 0, head: 0 };
   #outputs: Float32Array[] = [];
 
-  constructor(stages: AttentionStages, shards: readonly FfnShard[]) {
+  /** `sharedExperts`: for shards that are without. */
+  constructor(stages: AttentionStages, shards: readonly FfnShard[], sharedExperts?: SharedExperts) {
     this.stages = stages;
+    this.sharedExperts = sharedExperts;
     this.shards = shards;
   }
 
@@ -52,11 +55,14 @@ export class Forward {
   async release(): Promise<void> {
     await this.stages.release();
     for (const shard of this.shards) await shard.release();
+    await this.sharedExperts?.release();
   }
 
   async #ffn(pass: Pass, layer: number): Promise<void> {
-    const { numTokens, ffnInput: hidden, residual, expertIds, expertWeights } = pass;
+    const { numTokens, ffnInput: hidden, expertIds, expertWeights } = pass;
     const from = performance.now();
+    const base = this.sharedExperts === undefined ? pass.residual : new Float32Array(hidden.length);
+    await this.sharedExperts?.forward(pass, layer, base);
     for (const [s, shard] of this.shards.entries()) {
       if ((this.#outputs[s]?.length ?? 0) < hidden.length) this.#outputs[s] = new Float32Array(hidden.length);
       const output = (this.#outputs[s] as Float32Array).subarray(0, hidden.length);
@@ -68,7 +74,7 @@ export class Forward {
       for (let s = 1; s < this.shards.length; s++) {
         sum = Math.fround(sum + ((this.#outputs[s] as Float32Array)[i] as number));
       }
-      pass.hidden[i] = (residual[i] as number) + sum;
+      pass.hidden[i] = (base[i] as number) + sum;
     }
     this.spent.ffn += middle - from;
     this.spent.combine += performance.now() - middle;

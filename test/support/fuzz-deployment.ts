@@ -80,7 +80,12 @@ export class FuzzDeployment {
       wireDtype: "f32",
       dispatchTimeoutMs: 2_000,
       creditsPerShard: 4,
-      observe: { hop: () => undefined, retry: () => undefined, badMessage: () => void this.numBad.dispatch++ },
+      observe: {
+        computed: () => undefined,
+        hop: () => undefined,
+        retry: () => undefined,
+        badMessage: () => void this.numBad.dispatch++,
+      },
     });
     const stages = new FakeStages();
     this.#engine = new Engine({

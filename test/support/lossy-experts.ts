@@ -23,6 +23,7 @@ export class LossyExperts {
     subjects: Subjects,
     options: {
       readonly numShards: number;
+      readonly withoutShared: boolean;
       readonly replicas: number;
       readonly lost: number;
       readonly repeated: number;
@@ -31,7 +32,7 @@ export class LossyExperts {
   ) {
     this.#fates = options;
     this.#clock = clock;
-    for (const spec of fakeSpecs(options.numShards)) {
+    for (const spec of fakeSpecs(options.numShards, fakeConfig, options.withoutShared)) {
       for (let replica = 0; replica < options.replicas; replica++) {
         const expert = new Expert({
           bus: this.#disturbed(bus.connect(), spec.shard),

@@ -6,7 +6,7 @@ import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
 import { MemoryBus } from "../../../infra/memory-bus.ts";
 import { engineRequest } from "../../support/engine-requests.ts";
-import { fakeConfig, FakeStages } from "../../support/fake-model.ts";
+import { fakeConfig, FakeShared, FakeStages } from "../../support/fake-model.ts";
 import { LossyExperts } from "../../support/lossy-experts.ts";
 import { referenceTokens } from "../../support/reference-tokens.ts";
 import { quiet } from "../../support/turns.ts";
@@ -20,6 +20,8 @@ const requests: EngineRequest[] = Array.from({ length: 16 }, (_, i) =>
 
 interface Setting {
   readonly numShards: number;
+  /** Shared experts are computed beside the attention. */
+  readonly withoutShared: boolean;
   readonly replicas: number;
   readonly microBatches: number;
   readonly creditsPerShard: number;
@@ -47,12 +49,18 @@ async function run(setting: Setting) {
     attentionId: "a0",
     epoch: () => 1,
     numShards: setting.numShards,
+    ...(setting.withoutShared && { sharedExperts: new FakeShared() }),
     hiddenSize: fakeConfig.hiddenSize,
     topK: fakeConfig.topK,
     wireDtype: "f32",
     dispatchTimeoutMs: 200,
     creditsPerShard: setting.creditsPerShard,
-    observe: { hop: () => undefined, retry: () => void retries++, badMessage: (reason) => void bad.push(reason) },
+    observe: {
+      computed: () => undefined,
+      hop: () => undefined,
+      retry: () => void retries++,
+      badMessage: (reason) => void bad.push(reason),
+    },
   });
   const ids = new Map<number, number[]>(requests.map(({ key }) => [key, []]));
   const ended = new Set<number>();
@@ -101,6 +109,7 @@ async function run(setting: Setting) {
 
 const calm: Setting = {
   numShards: 1,
+  withoutShared: false,
   replicas: 1,
   microBatches: 1,
   creditsPerShard: 4,
@@ -115,12 +124,15 @@ describe("attention and experts apart", async () => {
 
   for (const numShards of [1, 2, 3]) {
     for (const microBatches of [1, 2, 4]) {
-      it(`same tokens with ${numShards} shards and ${microBatches} micro-batches`, async () => {
-        const { ids, bad, retries } = await run({ ...calm, numShards, microBatches });
-        expect(ids).toEqual(expected);
-        expect(bad).toEqual([]);
-        expect(retries).toBe(0);
-      });
+      it.each([false, true])(
+        `same tokens with ${numShards} shards, ${microBatches} micro-batches, shared experts apart: %s`,
+        async (withoutShared) => {
+          const { ids, bad, retries } = await run({ ...calm, numShards, microBatches, withoutShared });
+          expect(ids).toEqual(expected);
+          expect(bad).toEqual([]);
+          expect(retries).toBe(0);
+        },
+      );
     }
   }
 
@@ -137,19 +149,23 @@ describe("attention and experts apart", async () => {
     expect(experts.largestPart).toBeGreaterThan(3);
   });
 
-  it("same tokens when messages are lost, repeated, late and refused", async () => {
-    const { ids, bad, retries, experts } = await run({
-      ...calm,
-      numShards: 2,
-      replicas: 2,
-      microBatches: 3,
-      lost: 8,
-      repeated: 10,
-      refused: 10,
-    });
-    expect(ids).toEqual(expected);
-    expect(bad).toEqual([]);
-    expect(retries).toBeGreaterThan(20);
-    expect(experts.numDisturbed).toBeGreaterThan(50);
-  });
+  it.each([false, true])(
+    "same tokens when messages are lost, repeated, late and refused, %s",
+    async (withoutShared) => {
+      const { ids, bad, retries, experts } = await run({
+        ...calm,
+        withoutShared,
+        numShards: 2,
+        replicas: 2,
+        microBatches: 3,
+        lost: 8,
+        repeated: 10,
+        refused: 10,
+      });
+      expect(ids).toEqual(expected);
+      expect(bad).toEqual([]);
+      expect(retries).toBeGreaterThan(20);
+      expect(experts.numDisturbed).toBeGreaterThan(50);
+    },
+  );
 });

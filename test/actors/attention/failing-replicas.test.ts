@@ -42,6 +42,7 @@ class Bench {
       dispatchTimeoutMs: TIMEOUT_MS,
       creditsPerShard: 64,
       observe: {
+        computed: () => undefined,
         hop: () => undefined,
         retry: () => void this.retries++,
         badMessage: (reason) => void this.bad.push(reason),
@@ -88,7 +89,7 @@ class Bench {
     };
     const trip = { passId: this.#nextPassId++, microBatch, layer: 0, pass };
     this.ended.delete(microBatch);
-    this.ffn.forward(trip, (error) => {
+    void this.ffn.forward(trip, (error) => {
       if (this.ended.has(microBatch)) throw new Error("done twice");
       this.ended.set(microBatch, error ?? "done");
     });

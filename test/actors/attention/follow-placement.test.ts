@@ -43,11 +43,11 @@ test("waits for the first placement and tells of each", async () => {
   expect(isReady).toBe(false);
   await placements.ensure(wanted);
   const subscription = await following;
-  await placements.ensure({ ...wanted, shards: [[0, 1, 2]] });
+  await placements.ensure({ ...wanted, shards: [[0, 1, 2]], sharedExperts: "attention" });
   await settled();
   expect(seen).toEqual([
     { epoch: 1, numShards: 2 },
-    { epoch: 2, numShards: 1 },
+    { epoch: 2, numShards: 1, sharedExperts: "attention" },
   ]);
   subscription.unsubscribe();
   await placements.ensure(wanted);

@@ -2,7 +2,7 @@ import { describe, expect, it } from "vitest";
 import { combine, type Trip } from "../../../actors/attention/ffn-side.ts";
 import { LocalFfn } from "../../../actors/attention/local-ffn.ts";
 import type { Pass } from "../../../models/stages.ts";
-import { fakeConfig, FakeShard, fakeSpecs } from "../../support/fake-model.ts";
+import { fakeConfig, FakeShard, FakeShared, fakeSpecs } from "../../support/fake-model.ts";
 import { quiet } from "../../support/turns.ts";
 
 function trip(microBatch: number, numTokens = 2, layer = 1): Trip {
@@ -27,6 +27,27 @@ async function alone(of: Trip): Promise<Float32Array> {
 }
 
 describe("LocalFfn", () => {
+  it("adds the shared experts that shards are without", async () => {
+    const shards = fakeSpecs(2, fakeConfig, true).map((spec) => new FakeShard(spec));
+    const sharedExperts = new FakeShared();
+    const made = trip(0, 3, 2);
+    await new LocalFfn(shards, sharedExperts).forward(made, () => undefined);
+    expect(made.pass.hidden).toEqual(await alone(trip(0, 3, 2)));
+    expect(made.pass.residual).toEqual(trip(0, 3, 2).pass.residual);
+    expect(sharedExperts.layers).toEqual([2]);
+  });
+
+  it("answers with the failure of a shared expert", async () => {
+    const sharedExperts = new FakeShared();
+    sharedExperts.gate = () => {
+      throw new Error("no memory");
+    };
+    const errors: (Error | undefined)[] = [];
+    const ffn = new LocalFfn([new FakeShard({ shard: 0, numShards: 1, experts: [0, 1, 2, 3] })], sharedExperts);
+    await ffn.forward(trip(0), (error) => void errors.push(error));
+    expect(errors).toEqual([expect.objectContaining({ code: "session-failed" })]);
+  });
+
   it("keeps trips that overlap apart, and answers in order", async () => {
     const shards = fakeSpecs(2).map((spec) => new FakeShard(spec));
     for (const shard of shards) shard.gate = () => quiet(2);

@@ -3,6 +3,7 @@ import type { FfnSide, Trip } from "../../../actors/attention/ffn-side.ts";
 import { type Placed, PlacedFfn } from "../../../actors/attention/placed-ffn.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
 import type { Pass } from "../../../models/stages.ts";
+import { quiet } from "../../support/turns.ts";
 
 const NUM_LAYERS = 2;
 
@@ -13,6 +14,8 @@ class FakeSide implements FfnSide {
   readonly creditsInUse = 0;
   isClosed = false;
   broken: Error | undefined;
+  /** What is computed here for a trip. */
+  here: Promise<void> | undefined;
 
   constructor(placed: Placed) {
     this.placed = placed;
@@ -22,10 +25,11 @@ class FakeSide implements FfnSide {
     return this.trips.size;
   }
 
-  forward(trip: Trip, done: (error?: Error) => void): void {
+  forward(trip: Trip, done: (error?: Error) => void): void | Promise<void> {
     if (this.broken !== undefined) throw this.broken;
     expect(this.isClosed).toBe(false);
     this.trips.set(trip.microBatch, { trip, done });
+    return this.here;
   }
 
   abandon(microBatch: number): void {
@@ -66,8 +70,9 @@ beforeEach(() => {
 
 const pass = {} as Pass;
 
-function send(passId: number, layer: number, microBatch = 0): void {
-  ffn.forward({ passId, microBatch, layer, pass }, (error) => answers.push(error?.message ?? `${passId}.${layer}`));
+function send(passId: number, layer: number, microBatch = 0): void | Promise<void> {
+  const done = (error?: Error) => void answers.push(error?.message ?? `${passId}.${layer}`);
+  return ffn.forward({ passId, microBatch, layer, pass }, done);
 }
 
 function underWay(): string[] {
@@ -75,15 +80,15 @@ function underWay(): string[] {
 }
 
 test("a pass stays with its placement through all layers; the next goes to the new one, and the old one is closed", () => {
-  send(1, 0);
+  void send(1, 0);
   ffn.place({ epoch: 2, numShards: 3 });
   sides[0]?.answer(0);
-  send(1, 1);
+  void send(1, 1);
   expect(underWay()).toEqual(["1: 1"]);
   expect(sides[0]?.isClosed).toBe(false);
   sides[0]?.answer(0);
   expect(sides[0]?.isClosed).toBe(true);
-  send(2, 0);
+  void send(2, 0);
   expect(underWay()).toEqual(["2: 0"]);
   expect(sides[1]?.placed).toEqual({ epoch: 2, numShards: 3 });
   expect(answers).toEqual(["1.0", "1.1"]);
@@ -91,11 +96,11 @@ test("a pass stays with its placement through all layers; the next goes to the n
 });
 
 test("each micro-batch goes over by itself", () => {
-  send(1, 0, 0);
-  send(2, 0, 1);
+  void send(1, 0, 0);
+  void send(2, 0, 1);
   ffn.place({ epoch: 2, numShards: 3 });
   sides[0]?.answer(0);
-  send(3, 0, 0);
+  void send(3, 0, 0);
   expect(underWay()).toEqual(["1: 0", "2: 0"]);
   expect(sides[0]?.isClosed).toBe(false);
   sides[0]?.answer(1, new Error("broken"));
@@ -113,7 +118,7 @@ test("an older placement, or the same again, changes nothing", () => {
 
 describe("a pass whose experts do not answer any more", () => {
   test("goes on with the new ones where it stands", () => {
-    send(1, 1);
+    void send(1, 1);
     ffn.place({ epoch: 2, numShards: 3 });
     clock.advance(2_999);
     expect(underWay()).toEqual(["1: 1"]);
@@ -126,27 +131,56 @@ describe("a pass whose experts do not answer any more", () => {
   });
 
   test("also one that was between two layers", () => {
-    send(1, 0);
+    void send(1, 0);
     sides[0]?.answer(0);
     ffn.place({ epoch: 2, numShards: 3 });
     clock.advance(3_000);
     expect(sides[0]?.isClosed).toBe(true);
-    send(1, 1);
+    void send(1, 1);
     expect(underWay()).toEqual(["2: 1"]);
   });
 
   test("fails if it cannot even begin there", () => {
-    send(1, 0);
+    void send(1, 0);
     ffn.place({ epoch: 2, numShards: 3 });
     const [, second] = sides;
     if (second !== undefined) second.broken = new Error("too large");
     clock.advance(3_000);
     expect(answers).toEqual(["too large"]);
   });
+
+  test("fails if what is computed here for it fails, unless it was abandoned meanwhile", async () => {
+    for (const isWanted of [true, false]) {
+      answers = [];
+      void send(1, 0);
+      ffn.place({ epoch: sides.length + 1, numShards: 3 });
+      let fail: (error: Error) => void = () => undefined;
+      const newest = sides.at(-1) as FakeSide;
+      newest.here = new Promise((_, reject) => (fail = reject));
+      clock.advance(3_000);
+      if (!isWanted) ffn.abandon(0);
+      fail(new Error("no memory"));
+      await quiet();
+      expect(answers).toEqual(isWanted ? ["no memory"] : []);
+      expect(ffn.pending).toBe(0);
+      newest.here = undefined;
+    }
+  });
+});
+
+test("what is computed here for a trip is waited for", async () => {
+  let end: () => void = () => undefined;
+  (sides[0] as FakeSide).here = new Promise((resolve) => (end = resolve));
+  let isOver = false;
+  const sent = Promise.resolve(send(1, 0)).then(() => (isOver = true));
+  await quiet();
+  expect(isOver).toBe(false);
+  end();
+  await sent;
 });
 
 test("an abandoned trip is not waited for", () => {
-  send(1, 0);
+  void send(1, 0);
   ffn.place({ epoch: 2, numShards: 3 });
   ffn.abandon(0);
   expect(sides[0]?.isClosed).toBe(true);
@@ -163,7 +197,7 @@ test("a trip that cannot begin leaves nothing", () => {
 });
 
 test("closing closes all of them", () => {
-  send(1, 0);
+  void send(1, 0);
   ffn.place({ epoch: 2, numShards: 3 });
   ffn.close();
   expect(sides.map(({ isClosed }) => isClosed)).toEqual([true, true]);

@@ -6,7 +6,7 @@ import { SimulatedClock } from "../../../infra/clock.ts";
 import { RallyError } from "../../../infra/errors.ts";
 import { MemoryBus } from "../../../infra/memory-bus.ts";
 import { toWireF32, toWireI32 } from "../../../infra/tensor.ts";
-import type { Pass } from "../../../models/stages.ts";
+import type { Pass, SharedExperts } from "../../../models/stages.ts";
 import { ScriptedExpert } from "../../support/scripted-expert.ts";
 import { quiet } from "../../support/turns.ts";
 
@@ -19,6 +19,8 @@ class Bench {
   readonly experts: ScriptedExpert[] = [];
   readonly hops: { readonly shard: number; readonly expertMs: number; readonly bytes: number }[] = [];
   readonly bad: string[] = [];
+  readonly failures: string[] = [];
+  readonly computed: string[] = [];
   retries = 0;
   epoch = 1;
   readonly ffn: RemoteFfn;
@@ -45,6 +47,7 @@ class Bench {
       dispatchTimeoutMs: 200,
       creditsPerShard: 4,
       observe: {
+        computed: (what, microBatch, layer) => void this.computed.push(`${what} ${microBatch} ${layer}`),
         hop: (hop) => void this.hops.push(hop),
         retry: () => void this.retries++,
         badMessage: (reason) => void this.bad.push(reason),
@@ -66,11 +69,12 @@ class Bench {
   start(begun: Trip): Trip {
     const { microBatch } = begun;
     this.ended.delete(microBatch);
-    this.ffn.forward(begun, (error) => {
+    const here = this.ffn.forward(begun, (error) => {
       if (this.ended.has(microBatch)) throw new Error("done twice");
       this.ended.set(microBatch, error === undefined ? "done" : RallyError.from(error));
     });
     expect(this.ended.has(microBatch)).toBe(false);
+    Promise.resolve(here).catch((thrown: unknown) => void this.failures.push(String(thrown)));
     return begun;
   }
 
@@ -218,6 +222,96 @@ describe("RemoteFfn", () => {
     b.expert(1).answer(0);
     await quiet();
     for (const t of trips) expect(t.pass.hidden).toEqual(expected(t));
+    await b.expectIdle();
+  });
+});
+
+describe("RemoteFfn: shared experts here", () => {
+  class Shared implements SharedExperts {
+    readonly calls: { readonly layer: number; readonly sentBefore: number }[] = [];
+    end: (error?: Error) => void = () => undefined;
+    #bench: () => Bench;
+
+    constructor(ofBench: () => Bench) {
+      this.#bench = ofBench;
+    }
+
+    async forward(pass: Pass, layer: number, output: Float32Array): Promise<void> {
+      this.calls.push({ layer, sentBefore: this.#bench().ffn.creditsInUse });
+      await new Promise<void>((resolve, reject) => {
+        this.end = (error) => (error === undefined ? resolve() : reject(error));
+      });
+      for (const [i, x] of pass.residual.entries()) output[i] = x + 1000;
+    }
+
+    async release(): Promise<void> {}
+  }
+
+  function openShared(): { readonly b: Bench; readonly shared: Shared } {
+    const shared = new Shared(() => b);
+    const b = open({ sharedExperts: shared });
+    return { b, shared };
+  }
+
+  it("are computed once the batch is sent, and added whatever is there first", async () => {
+    for (const isAnsweredFirst of [true, false]) {
+      const { b, shared } = openShared();
+      const t = b.start(trip(0, 2, 3));
+      await quiet();
+      expect(shared.calls).toEqual([{ layer: 3, sentBefore: 2 }]);
+      if (!isAnsweredFirst) shared.end();
+      await quiet();
+      for (const shard of [1, 0]) b.expert(shard).answer(0);
+      await quiet();
+      if (isAnsweredFirst) {
+        expect(b.ended.size).toBe(0);
+        shared.end();
+        await quiet();
+      }
+      expect(b.ended.get(0)).toBe("done");
+      expect(t.pass.hidden).toEqual(expected(t, 1000));
+      // As it was: the trip may have to be made again.
+      expect(t.pass.residual).toEqual(trip(0, 2).pass.residual);
+      expect(b.computed).toEqual(["shared 0 3"]);
+      await b.expectIdle();
+    }
+  });
+
+  it("are computed once for a trip whose answers are asked for again", async () => {
+    const { b, shared } = openShared();
+    const t = b.start(trip(0));
+    await quiet();
+    shared.end();
+    await b.advance(200);
+    for (const shard of [0, 1]) b.expert(shard).answer(1);
+    await quiet();
+    expect(t.pass.hidden).toEqual(expected(t, 1000));
+    expect(shared.calls).toHaveLength(1);
+    await b.expectIdle();
+  });
+
+  it("that end after their trip was abandoned write and answer nothing", async () => {
+    const { b, shared } = openShared();
+    const t = b.start(trip(0));
+    await quiet();
+    b.ffn.abandon(0);
+    shared.end();
+    await quiet();
+    for (const shard of [0, 1]) b.expert(shard).answer(0);
+    await quiet();
+    expect(b.ended.size).toBe(0);
+    expect(t.pass.hidden.every((x) => x === 0)).toBe(true);
+    await b.expectIdle();
+  });
+
+  it("that fail are the failure of whoever waits for them", async () => {
+    const { b, shared } = openShared();
+    b.start(trip(0));
+    await quiet();
+    shared.end(new RallyError("session-failed", "no memory"));
+    await quiet();
+    expect(b.failures).toEqual([expect.stringContaining("no memory")]);
+    b.ffn.abandon(0);
     await b.expectIdle();
   });
 });

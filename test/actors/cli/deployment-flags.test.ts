@@ -18,6 +18,16 @@ test("taking turns leaves one micro-batch in flight, unless another number is gi
   expect(topology("--experts 1")).not.toHaveProperty("turns");
 });
 
+test("who computes the shared experts is left open unless it is said", () => {
+  const topology = (args: readonly string[]) =>
+    topologyOf({ ...parseFlags(TOPOLOGY_FLAGS, args).values, deployment: "d" });
+  expect(topology([])).not.toHaveProperty("sharedExperts");
+  expect(topology(["--shared-experts", "experts"])).toMatchObject({ sharedExperts: "experts" });
+  expect(() => topology(["--shared-experts", "clients"])).toThrow(
+    '--shared-experts must be one of attention, experts, found "clients"',
+  );
+});
+
 test("there is a flag for every limit, and help has its default", () => {
   const flags = Object.values<Flag<unknown>>(LIMIT_FLAGS);
   const limits = Object.values(ROLE_LIMITS);

@@ -275,6 +275,8 @@ it.each([
   ["shards", { shards: [[0], ["1"]] }],
   ["shards", { shards: [[0, 1], [1]] }],
   ["shards", { shards: [[65_536]] }],
+  ["sharedExperts", { sharedExperts: "experts" }],
+  ["sharedExperts", { sharedExperts: 1 }],
 ])("a placement with a wrong %s is refused: %j", (field, change) => {
   const error = changed(decodePlacement, placement)(change);
   expect([error.code, error.fields["field"]]).toEqual(["bad-message", field]);

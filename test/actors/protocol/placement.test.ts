@@ -30,6 +30,7 @@ describe("ensure", () => {
   test.each([
     ["another model", { modelHash: "def" }],
     ["other shards", { shards: [[0, 1, 2, 3]] }],
+    ["shared experts elsewhere", { sharedExperts: "attention" as const }],
     [
       "experts moved",
       {

@@ -1,6 +1,6 @@
 import { beforeEach, describe, expect, test } from "vitest";
 import type { FoundRole } from "../../../actors/protocol/discovery.ts";
-import { Placements } from "../../../actors/protocol/placement.ts";
+import { Placements, type Wanted } from "../../../actors/protocol/placement.ts";
 import { subjectsOf } from "../../../actors/protocol/subjects.ts";
 import { checkShards, placementFor } from "../../../actors/supervisor/membership.ts";
 import { SimulatedClock } from "../../../infra/clock.ts";
@@ -30,9 +30,10 @@ beforeEach(async () => {
   warnings = [];
 });
 
-function place(source: "make" | "adopt" | "join", wanted = two) {
+function place(source: "make" | "adopt" | "join", wanted: Wanted = two, asksForShared = false) {
   const warn = (text: string) => void warnings.push(text);
-  return placementFor({ source, wanted, numExperts: 3, placements, clock, others: async () => present, warn });
+  const others = async () => present;
+  return placementFor({ source, wanted, asksForShared, numExperts: 3, placements, clock, others, warn });
 }
 
 async function pass(ms: number): Promise<void> {
@@ -67,6 +68,38 @@ describe("where the deployment has another number of shards", () => {
 
   test("join takes it", async () => {
     expect(await place("join")).toMatchObject({ epoch: 1, shards: three.shards });
+  });
+});
+
+describe("where others compute the shared experts of the deployment", () => {
+  const here: Wanted = { ...two, sharedExperts: "attention" };
+  beforeEach(() => placements.ensure(three));
+
+  test("adopt leaves the shards and moves the shared experts if nobody is there", async () => {
+    expect(await place("adopt", here)).toMatchObject({ epoch: 2, shards: three.shards, sharedExperts: "attention" });
+    expect(await place("adopt", here)).toMatchObject({ epoch: 2 });
+  });
+
+  test("adopt takes it as it is where somebody is, unless the shared experts were asked for", async () => {
+    present = [someone];
+    const found = await place("adopt", here);
+    expect([found.epoch, found.sharedExperts]).toEqual([1, undefined]);
+    await expect(place("adopt", here, true)).rejects.toMatchObject({
+      code: "bad-settings",
+      fields: { field: "--shared-experts", found: "attention", expected: "experts" },
+    });
+    expect(await place("adopt", two, true)).toMatchObject({ epoch: 1 });
+  });
+
+  test("make says of them rather than of the shards", async () => {
+    present = [someone];
+    await expect(place("make", here)).rejects.toMatchObject({ fields: { field: "--shared-experts" } });
+    present = [];
+    expect(await place("make", here)).toMatchObject({ epoch: 2, shards: two.shards, sharedExperts: "attention" });
+  });
+
+  test("join takes them as they are", async () => {
+    expect((await place("join", here)).sharedExperts).toBeUndefined();
   });
 });
 

@@ -81,6 +81,19 @@ function makeReady(): void {
   fake.onLaunch = (role) => setImmediate(() => role.report({ kind: "ready" }));
 }
 
+test.each([
+  ["cuda", undefined, undefined],
+  ["cuda", "attention", "attention"],
+  ["cpu", "experts", undefined],
+] as const)("on %s, with the shared experts asked for at %s, the placement says %s", async (provider, asked, said) => {
+  makeReady();
+  const topology = { ...topologyOf(), provider, ...(asked !== undefined && { sharedExperts: asked }) };
+  const supervisor = supervisorWith({ topology });
+  await supervisor.start();
+  expect((await placement())?.sharedExperts).toBe(said);
+  await supervisor.stop({ drain: false });
+});
+
 test("starts the server, places the shards, starts every role, and takes all of it down again", async () => {
   makeReady();
   const supervisor = supervisorWith();
@@ -91,7 +104,7 @@ test("starts the server, places the shards, starts every role, and takes all of 
     "expert-1",
   ]);
   expect(new Set(fake.roles.map(({ settings }) => settings.nats.url))).toEqual(new Set(["nats://127.0.0.1:4444"]));
-  expect(await placement()).toMatchObject({ epoch: 1, shards: [[0], [1]] });
+  expect(await placement()).toMatchObject({ epoch: 1, shards: [[0], [1]], sharedExperts: "attention" });
   expect(supervisor.nats.description).toEqual({ url: "nats://127.0.0.1:4444", version: "2.9.10", source: "PATH" });
   expect(supervisor.pids).toHaveLength(3);
   expect(await supervisor.stats()).toHaveLength(3);

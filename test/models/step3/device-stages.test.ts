@@ -4,7 +4,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { NativeSession } from "../../../infra/native/native-session.ts";
 import { Checkpoint } from "../../../models/checkpoint.ts";
-import { loadConfig, shardSpecs } from "../../../models/load.ts";
+import { loadConfig, openSharedExperts, shardSpecs } from "../../../models/load.ts";
 import { Reference } from "../../../models/reference.ts";
 import { DeviceAttentionStages, f32Layout } from "../../../models/step3/device-attention-stages.ts";
 import { DeviceFfnShard } from "../../../models/step3/device-ffn-shard.ts";
@@ -34,7 +34,7 @@ describe.skipIf(!canBuild)("the device's stages", () => {
   });
   afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-  async function open({ numShards = 2, numTokens = 200_000 } = {}): Promise<Forward> {
+  async function open({ numShards = 2, numTokens = 200_000, withoutShared = false } = {}): Promise<Forward> {
     const config = await loadConfig(dir);
     const weights = new Step3Weights(new Checkpoint(dir, [128, 128]), config);
     const graphDir = () => {
@@ -53,12 +53,14 @@ describe.skipIf(!canBuild)("the device's stages", () => {
       layout: f32Layout(config),
       kvRoom: { numTokens, numSequences: 32 },
     });
-    const shards = shardSpecs(config, numShards).map((spec) => {
+    const shards = shardSpecs(config, numShards).map((each) => {
+      const spec = { ...each, withoutShared };
       const ffnDir = graphDir();
       writeDeviceFfnGraphs(ffnDir, config, weights, spec, () => undefined);
       return new DeviceFfnShard({ config, spec, graphDir: ffnDir, open: session });
     });
-    return new Forward(stages, shards);
+    const options = { numThreads: 1, cacheDir: path.join(dir, "cache") };
+    return new Forward(stages, shards, withoutShared ? await openSharedExperts(dir, options) : undefined);
   }
 
   it("keep passes of several tiles apart that take turns layer by layer", async () => {
@@ -81,11 +83,17 @@ describe.skipIf(!canBuild)("the device's stages", () => {
     await forward.release();
   });
 
-  it.each([1, 3])("compute the reference's logits and choose its experts, %i shards", async (numShards) => {
+  it.each([
+    [1, false],
+    [3, false],
+    [1, true],
+    [3, true],
+  ])("compute the reference's logits and choose its experts, %i shards, shared apart: %s", async (...setting) => {
+    const [numShards, withoutShared] = setting;
     const reference = new Reference(dir);
     const ids = tokens(150);
     const expected = reference.forward(ids);
-    const forward = await open({ numShards });
+    const forward = await open({ numShards, withoutShared });
     const routes: Int32Array[] = [];
     const pass = await forward.pass(forward.cache(1), ids, [0], {
       observe: ({ expertIds }, layer) => {

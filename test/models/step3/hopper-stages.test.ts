@@ -4,7 +4,7 @@ import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { NativeSession } from "../../../infra/native/native-session.ts";
 import { Checkpoint } from "../../../models/checkpoint.ts";
-import { loadConfig, shardSpecs } from "../../../models/load.ts";
+import { loadConfig, openSharedExperts, shardSpecs } from "../../../models/load.ts";
 import { Reference } from "../../../models/reference.ts";
 import { DeviceAttentionStages } from "../../../models/step3/device-attention-stages.ts";
 import { HopperFfnShard } from "../../../models/step3/hopper-ffn-shard.ts";
@@ -56,7 +56,7 @@ describe.skipIf(!canBuild)("the FP8 stages", () => {
   }, 120_000);
   afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-  async function open(numShards: number): Promise<Forward> {
+  async function open(numShards: number, withoutShared = false): Promise<Forward> {
     const config = await loadConfig(dir);
     const weights = new Step3Weights(new Checkpoint(dir, [128, 128]), config);
     const graphDir = () => {
@@ -75,19 +75,25 @@ describe.skipIf(!canBuild)("the FP8 stages", () => {
       layout: hopperLayout(config, twin),
       kvRoom: { numTokens: 1000, numSequences: 8 },
     });
-    const shards = shardSpecs(config, numShards).map((spec) => {
+    const shards = shardSpecs(config, numShards).map((each) => {
+      const spec = { ...each, withoutShared };
       const ffnDir = graphDir();
       writeHopperFfnGraphs(ffnDir, config, weights, spec, () => undefined);
-      const workspace = expertWorkspace(config, spec.experts.length, twin);
+      const workspace = expertWorkspace(config, spec, twin);
       return new HopperFfnShard({ config, spec, graphDir: ffnDir, open: session, workspace });
     });
-    return new Forward(stages, shards);
+    const options = { numThreads: 1, cacheDir: path.join(dir, "cache") };
+    return new Forward(stages, shards, withoutShared ? await openSharedExperts(dir, options) : undefined);
   }
 
   const ids = Array.from({ length: 70 }, (_, i) => (i * i * 31 + 7) % MODEL.vocab_size);
 
-  it.each([1, 2])("are close to the reference, %i shards", { timeout: 120_000 }, async (numShards) => {
-    const forward = await open(numShards);
+  it.each([
+    [1, false],
+    [2, false],
+    [2, true],
+  ])("are close to the reference, %i shards, shared apart: %s", { timeout: 120_000 }, async (...setting) => {
+    const forward = await open(...setting);
     const logits = await forward.head(await forward.pass(forward.cache(1), ids, [0]), [...ids.keys()]);
     const expected = reference.forward(ids).logits;
     const error = rootMeanSquare(logits.map((value, i) => value - (expected[i] as number))) / rootMeanSquare(expected);

@@ -2,7 +2,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openAttentionStages, openFfnShard, shardSpecs } from "../../../models/load.ts";
+import { openAttentionStages, openFfnShard, openSharedExperts, shardSpecs } from "../../../models/load.ts";
 import { Reference } from "../../../models/reference.ts";
 import { Forward } from "../../support/forward.ts";
 import { SMALL_MODEL, writeRandomCheckpoint } from "../../support/random-checkpoint.ts";
@@ -19,10 +19,13 @@ beforeAll(() => {
 
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-async function open(numShards = 1, numThreads = 1): Promise<Forward> {
+async function open(numShards = 1, numThreads = 1, withoutShared = false): Promise<Forward> {
   const options = { numThreads, cacheDir: path.join(dir, "cache") };
-  const shards = shardSpecs(reference.config, numShards).map((spec) => openFfnShard(dir, spec, options));
-  return new Forward(await openAttentionStages(dir, options), await Promise.all(shards));
+  const shards = shardSpecs(reference.config, numShards).map((spec) =>
+    openFfnShard(dir, { ...spec, withoutShared }, options),
+  );
+  const sharedExperts = withoutShared ? await openSharedExperts(dir, options) : undefined;
+  return new Forward(await openAttentionStages(dir, options), await Promise.all(shards), sharedExperts);
 }
 
 /** Largest difference relative to the largest magnitude of what is expected. */
@@ -59,9 +62,15 @@ describe("the stages against the reference", () => {
     await forward.release();
   });
 
-  it.each([2, 3, 5])("is close to it with %i shards", async (numShards) => {
+  it.each([
+    [2, false],
+    [3, false],
+    [5, false],
+    [1, true],
+    [3, true],
+  ])("is close to it with %i shards, shared experts apart: %s", async (numShards, withoutShared) => {
     const ids = tokens(20);
-    const forward = await open(numShards);
+    const forward = await open(numShards, 1, withoutShared);
     const logits = await prefill(forward, ids, 20);
     expect(relativeError(logits, reference.forward(ids).logits)).toBeLessThan(1e-5);
     await forward.release();
@@ -69,41 +78,65 @@ describe("the stages against the reference", () => {
 });
 
 for (const numThreads of [1, 2]) stagesContract(`on the CPU, ${numThreads} threads`, () => open(1, numThreads));
+stagesContract("on the CPU, shared experts apart", () => open(1, 1, true));
 
 describe("a shard", () => {
-  it("computes a row the same alone and in a coalesced batch", async () => {
-    const { hiddenSize, topK, numExperts } = reference.config;
-    const options = { numThreads: 1, cacheDir: path.join(dir, "cache") };
-    const [, spec] = shardSpecs(reference.config, 2);
-    if (spec === undefined) throw new Error("two shards");
-    const shard = await openFfnShard(dir, spec, options);
-    const numTokens = 70;
-    const hidden = Float32Array.from({ length: numTokens * hiddenSize }, (_, i) => Math.sin(i * 1.7));
-    const expertIds = Int32Array.from({ length: numTokens * topK }, (_, i) => (Math.floor(i / topK) + i) % numExperts);
-    const expertWeights = Float32Array.from(expertIds, (id, i) => 1 / (2 + id + (i % topK)));
-    for (const layer of reference.config.layerKinds.flatMap((kind, i) => (kind === "moe" ? [i] : []))) {
-      const rows = (from: number, to: number) => ({
-        layer,
-        numTokens: to - from,
-        hidden: hidden.subarray(from * hiddenSize, to * hiddenSize),
-        expertIds: expertIds.subarray(from * topK, to * topK),
-        expertWeights: expertWeights.subarray(from * topK, to * topK),
-      });
-      const together = new Float32Array(numTokens * hiddenSize);
-      await shard.forward(rows(0, numTokens), together);
-      for (const [from, to] of [
-        [0, 1],
-        [1, 2],
-        [2, 20],
-        [20, 70],
-      ] as const) {
-        const alone = new Float32Array((to - from) * hiddenSize);
-        await shard.forward(rows(from, to), alone);
-        expect(alone, `layer ${layer}, rows ${from} to ${to}`).toEqual(
-          together.slice(from * hiddenSize, to * hiddenSize),
-        );
-      }
-    }
+  it("that has no experts adds nothing where shared experts are apart", async () => {
+    const { hiddenSize, topK, layerKinds } = reference.config;
+    const spec = { shard: 1, numShards: 2, experts: [], withoutShared: true };
+    const shard = await openFfnShard(dir, spec, { numThreads: 1, cacheDir: path.join(dir, "cache") });
+    const batch = {
+      layer: layerKinds.indexOf("moe"),
+      numTokens: 3,
+      hidden: new Float32Array(3 * hiddenSize).fill(1),
+      expertIds: new Int32Array(3 * topK),
+      expertWeights: new Float32Array(3 * topK).fill(0.5),
+    };
+    const output = new Float32Array(3 * hiddenSize).fill(NaN);
+    await shard.forward(batch, output);
+    expect(output).toEqual(new Float32Array(3 * hiddenSize));
     await shard.release();
   });
+
+  it.each([false, true])(
+    "without the shared one (%s) computes a row the same alone and in a batch",
+    async (withoutShared) => {
+      const { hiddenSize, topK, numExperts } = reference.config;
+      const options = { numThreads: 1, cacheDir: path.join(dir, "cache") };
+      const [, spec] = shardSpecs(reference.config, 2);
+      if (spec === undefined) throw new Error("two shards");
+      const shard = await openFfnShard(dir, { ...spec, withoutShared }, options);
+      const numTokens = 70;
+      const hidden = Float32Array.from({ length: numTokens * hiddenSize }, (_, i) => Math.sin(i * 1.7));
+      const expertIds = Int32Array.from(
+        { length: numTokens * topK },
+        (_, i) => (Math.floor(i / topK) + i) % numExperts,
+      );
+      const expertWeights = Float32Array.from(expertIds, (id, i) => 1 / (2 + id + (i % topK)));
+      for (const layer of reference.config.layerKinds.flatMap((kind, i) => (kind === "moe" ? [i] : []))) {
+        const rows = (from: number, to: number) => ({
+          layer,
+          numTokens: to - from,
+          hidden: hidden.subarray(from * hiddenSize, to * hiddenSize),
+          expertIds: expertIds.subarray(from * topK, to * topK),
+          expertWeights: expertWeights.subarray(from * topK, to * topK),
+        });
+        const together = new Float32Array(numTokens * hiddenSize);
+        await shard.forward(rows(0, numTokens), together);
+        for (const [from, to] of [
+          [0, 1],
+          [1, 2],
+          [2, 20],
+          [20, 70],
+        ] as const) {
+          const alone = new Float32Array((to - from) * hiddenSize);
+          await shard.forward(rows(from, to), alone);
+          expect(alone, `layer ${layer}, rows ${from} to ${to}`).toEqual(
+            together.slice(from * hiddenSize, to * hiddenSize),
+          );
+        }
+      }
+      await shard.release();
+    },
+  );
 });
