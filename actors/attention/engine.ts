@@ -22,6 +22,8 @@ export class Engine {
   readonly #roster: Roster;
   /** Micro-batches that wait for the attention side, first come first served; each at most once. */
   readonly #ready: MicroBatch[] = [];
+  /** Sampled, and not yet told. */
+  #untold: EngineToken[] = [];
   #wake: (() => void) | undefined;
   /** When the event loop last had its turn, and when this thread last computed. `clock.elapsed()` */
   #turnedAt: number;
@@ -121,12 +123,26 @@ export class Engine {
   async #run(): Promise<void> {
     while (!this.#closed) {
       const microBatch = this.#ready.shift();
-      if (microBatch === undefined) await this.#wait();
-      else {
+      if (microBatch === undefined) {
+        this.#tell();
+        await this.#wait();
+      } else {
         await this.#turn(microBatch);
         if (this.#ready.length > 0 && this.#isDue(microBatch)) await this.#nextEvents();
       }
     }
+    this.#tell();
+  }
+
+  /**
+   * Whoever is told begins to work, on a core that this thread's graphs may want. So it happens when a batch has just gone to the
+   * experts, or nothing is left to do.
+   */
+  #tell(): void {
+    if (this.#untold.length === 0) return;
+    const tokens = this.#untold;
+    this.#untold = [];
+    this.#options.listener.tokens(tokens);
   }
 
   /**
@@ -155,20 +171,20 @@ export class Engine {
   }
 
   async #turn(microBatch: MicroBatch): Promise<void> {
-    let tokens: readonly EngineToken[] = [];
     try {
       if (isForsaken(microBatch)) this.#drop(microBatch);
-      else if (microBatch.phase === "sampling") tokens = await this.#sample(microBatch);
+      else if (microBatch.phase === "sampling") await this.#sample(microBatch);
       else await this.#attend(microBatch);
     } catch (error) {
       this.#fail(microBatch, RallyError.from(error));
     }
-    if (tokens.length > 0) this.#options.listener.tokens(tokens);
   }
 
   async #attend(microBatch: MicroBatch): Promise<void> {
     const { stages, clock, observer } = this.#options;
-    const { schedule, layer } = microBatch;
+    const { schedule, layer, plan } = microBatch;
+    // A chunk of a prompt takes too long to wait for.
+    if (plan?.kind === "prefill") this.#tell();
     const from = clock.elapsed();
     microBatch.pass ??= layOut(microBatch, stages);
     await stages.attend(microBatch.pass, layer);
@@ -178,7 +194,10 @@ export class Engine {
     // Released while it was attended.
     if (isForsaken(microBatch)) this.#drop(microBatch);
     else if (stages.completes(layer)) this.#combined(microBatch, "completed");
-    else await this.#dispatch(microBatch);
+    else {
+      await this.#dispatch(microBatch);
+      this.#tell();
+    }
   }
 
   #dispatch(microBatch: MicroBatch): void | Promise<void> {
@@ -201,10 +220,12 @@ export class Engine {
   }
 
   /** The head for every sequence whose last known token went through; the rest of a prompt needs none. */
-  async #sample(microBatch: MicroBatch): Promise<readonly EngineToken[]> {
+  async #sample(microBatch: MicroBatch): Promise<void> {
     const { stages, clock, observer, listener } = this.#options;
     const { plan, pass, schedule } = microBatch;
     assert(plan !== undefined && pass !== undefined, "a sampling micro-batch has a pass");
+    // Where every layer is computed here nothing is dispatched.
+    this.#tell();
     const from = clock.elapsed();
     schedule.finish(plan);
     this.#passes++;
@@ -228,7 +249,7 @@ export class Engine {
     microBatch.pass = undefined;
     this.#settle();
     this.#end(microBatch);
-    return tokens;
+    this.#untold.push(...tokens);
   }
 
   /** Starts a pass if the micro-batch is idle and has work. */
@@ -264,6 +285,7 @@ export class Engine {
     }
     this.#drop(microBatch);
     this.#settle();
+    this.#tell();
     for (const { request } of lost) this.#options.listener.failed(request.key, error);
   }
 

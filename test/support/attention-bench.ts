@@ -126,7 +126,8 @@ export class RunningActor {
 
   async #gate(layer: number): Promise<void> {
     await this.#process.running();
-    if (layer !== 0) return;
+    // By then the tokens of the pass before have been told.
+    if (layer !== 1) return;
     while (this.#budget <= 0) await new Promise<void>((resolve) => (this.#open = resolve));
     this.#budget--;
   }

@@ -517,6 +517,48 @@ describe("close", () => {
     }
   });
 
+  it("tells of tokens once the next batch is with the experts, and of the last ones at once", async () => {
+    const events: string[] = [];
+    const experts = local();
+    const b = open(
+      {
+        forward(trip, done) {
+          events.push(`layer ${trip.layer}`);
+          return experts.forward(trip, done);
+        },
+        abandon: (microBatch) => experts.abandon(microBatch),
+        pending: 0,
+        creditsInUse: 0,
+      },
+      {
+        listener: {
+          tokens: (tokens) => void events.push(...tokens.map(({ index }) => `token ${index}`)),
+          failed: () => undefined,
+        },
+      },
+    );
+    b.stages.whole = [0];
+    b.engine.admit(engineRequest(1, 3, 3));
+    await until(() => events.includes("token 2"));
+    // Layer 0 is computed here.
+    const twice = ["layer 1", "token 0", "layer 2", "layer 1", "token 1", "layer 2"];
+    expect(events).toEqual(["layer 1", "layer 2", ...twice, "token 2"]);
+  });
+
+  it("tells of tokens before the next ones where nothing goes to the experts, and before a failure", async () => {
+    const b = open(local(), { microBatches: () => 1 });
+    b.stages.whole = [0, 1, 2];
+    const told: number[] = [];
+    b.stages.headGate = () => void told.push(b.ids(1).length);
+    b.stages.spoil = (logits) => {
+      if (told.length === 4) logits.fill(NaN);
+    };
+    b.engine.admit(engineRequest(1, 3, 9));
+    await until(() => b.failures.has(1));
+    expect(told).toEqual([0, 1, 2, 3]);
+    expect(b.ids(1)).toHaveLength(3);
+  });
+
   it("pass ids of a later process are above those of an earlier one", async () => {
     const ffn = new ManualFfn();
     const b = open(ffn);
