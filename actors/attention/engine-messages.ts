@@ -33,5 +33,7 @@ export type FromEngine =
   | ThreadReport
   | { readonly kind: "tokens"; readonly tokens: readonly EngineToken[] }
   | { readonly kind: "sequenceFailed"; readonly key: number; readonly error: WireError }
+  /** What a placement needs is there. */
+  | { readonly kind: "placed" }
   | { readonly kind: "stats"; readonly stats: EngineStats }
   | { readonly kind: "trace"; readonly events: readonly TraceEvent[] };

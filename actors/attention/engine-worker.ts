@@ -181,7 +181,9 @@ async function start(): Promise<void> {
         return engine.release(message.key);
       case "placement":
         numShards = message.placed.numShards;
-        return await place(message.placed);
+        await place(message.placed);
+        post({ kind: "placed" });
+        return;
       case "stats": {
         const { transitions, ...counts } = engine.counts;
         post({

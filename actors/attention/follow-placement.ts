@@ -3,14 +3,15 @@ import { RallyError } from "../../infra/errors.ts";
 import { checkCovers, checkModel, type Placements } from "../protocol/placement.ts";
 import type { Placed } from "./placed-ffn.ts";
 
-/** Tells of each placement to dispatch by; resolves once there is one. */
+/** Tells of each placement to dispatch by; resolves once `changed` has taken in the first. */
 export async function followPlacement(
   placements: Placements,
   options: {
     /** Of the model in this process. */
     readonly modelHash: string;
     readonly numExperts: number;
-    readonly changed: (placed: Placed) => void;
+    /** Resolves once it can be dispatched by; must not reject. */
+    readonly changed: (placed: Placed) => Promise<unknown>;
     readonly warn: (text: string) => void;
     /** The deployment serves another model: this process must not take part. */
     readonly mismatch: (error: RallyError) => void;
@@ -31,8 +32,8 @@ export async function followPlacement(
         return error.code === "bad-model" ? mismatch(error) : warn(error.message);
       }
       const { epoch, shards, sharedExperts } = placement;
-      changed({ epoch, numShards: shards.length, ...(sharedExperts !== undefined && { sharedExperts }) });
-      settle();
+      const placed = { epoch, numShards: shards.length, ...(sharedExperts !== undefined && { sharedExperts }) };
+      void changed(placed).then(settle);
     },
     warn,
   );

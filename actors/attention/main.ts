@@ -67,7 +67,7 @@ async function start(settings: AttentionSettings, process: RoleProcess): Promise
   const placement = await followPlacement(await Placements.open(nats.durable, subjects), {
     modelHash,
     numExperts: config.numExperts,
-    changed: (placed) => engine.post({ kind: "placement", placed }),
+    changed: (placed) => engine.ask({ kind: "placement", placed }, "placed"),
     warn,
     mismatch: (error) => process.fail(error),
   });

@@ -22,6 +22,8 @@ export class Terminal {
   #pending: string | undefined;
   #timer: Timer | undefined;
   #isShown = false;
+  /** A line of the result is not yet at its end: progress would cut into it. */
+  #isMidLine = false;
   #shownAt = -Infinity;
   #gone = false;
   #onGone: (() => void)[] = [];
@@ -49,6 +51,7 @@ export class Terminal {
   /** To stdout, as it is. */
   write(text: string): void {
     this.#clear();
+    this.#isMidLine = !text.endsWith("\n");
     if (!this.#gone) this.#stdout.write(text);
   }
 
@@ -56,6 +59,7 @@ export class Terminal {
   showPrompt(prompt: string): void {
     if (this.#stderr.isTTY !== true || this.#stdout.isTTY !== true) return;
     this.#clear();
+    this.#isMidLine = true;
     this.#stderr.write(`\u001b[2m${prompt}\u001b[0m`);
   }
 
@@ -94,6 +98,7 @@ export class Terminal {
   }
 
   #show(text: string): void {
+    if (this.#isMidLine) return;
     this.#shownAt = this.#clock.elapsed();
     if (this.#stderr.isTTY !== true) {
       this.#stderr.write(`${text}\n`);

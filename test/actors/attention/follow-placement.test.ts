@@ -11,19 +11,25 @@ let placements: Placements;
 let seen: Placed[];
 let warnings: string[];
 let mismatches: string[];
+/** When what `changed` has begun is done. */
+let taken: Promise<unknown>;
 
 beforeEach(async () => {
   placements = await Placements.open(new MemoryDurable(), subjectsOf("d"));
   seen = [];
   warnings = [];
   mismatches = [];
+  taken = Promise.resolve();
 });
 
 function follow() {
   return followPlacement(placements, {
     modelHash: "abc",
     numExperts: 3,
-    changed: (placed) => seen.push(placed),
+    changed: (placed) => {
+      seen.push(placed);
+      return taken;
+    },
     warn: (text) => warnings.push(text),
     mismatch: ({ code }) => mismatches.push(code),
   });
@@ -53,6 +59,18 @@ test("waits for the first placement and tells of each", async () => {
   await placements.ensure(wanted);
   await settled();
   expect(seen).toHaveLength(2);
+});
+
+test("waits until the first placement is taken in: what it needs may have to be opened", async () => {
+  let open: () => void = () => undefined;
+  taken = new Promise<void>((resolve) => (open = resolve));
+  await placements.ensure(wanted);
+  let isReady = false;
+  const following = follow().then(() => (isReady = true));
+  await settled();
+  expect([seen.length, isReady]).toEqual([1, false]);
+  open();
+  await following;
 });
 
 test("a placement that leaves an expert out is not followed: its sums would be wrong without a word", async () => {

@@ -45,6 +45,32 @@ describe("progress", () => {
   });
 });
 
+describe("progress beside a result", () => {
+  test.each([{ isTTY: true }, { isTTY: false }])("does not cut into a line of it (terminal: $isTTY)", ({ isTTY }) => {
+    const stderr = new Capture(isTTY);
+    const terminal = new Terminal(stdout.stream, stderr.stream, clock);
+    clock.advance(5000);
+    terminal.write("There was");
+    terminal.progress("an actor starts again");
+    clock.advance(5000);
+    expect(stderr.text).toBe("");
+    terminal.write(" a man.\n");
+    terminal.progress("an actor loads");
+    clock.advance(5000);
+    expect(stderr.text).toContain("an actor loads");
+  });
+
+  test("does not take the prompt's place", () => {
+    const stderr = new Capture(true);
+    const terminal = new Terminal(new Capture(true).stream, stderr.stream, clock);
+    clock.advance(5000);
+    terminal.showPrompt("Once upon");
+    terminal.progress("an actor starts again");
+    clock.advance(5000);
+    expect(stderr.text).not.toContain("an actor starts again");
+  });
+});
+
 test("the prompt is shown to people only", () => {
   const [tty, pipe] = [new Capture(true), new Capture()];
   new Terminal(stdout.stream, tty.stream, clock).showPrompt("Once");
